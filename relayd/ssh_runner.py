@@ -218,7 +218,10 @@ class SSHCommandRunner:
     def _ended(self, completed: Completed, command: ExecuteCommand, ran: _Ran) -> Any:
         # A command that did not end when told to may still be writing.
         stdout, stderr = completed.stdout.taken(), completed.stderr.taken()
-        if stdout.size + stderr.size + sum(len(file.content or b"") for file in completed.read) <= LARGE:
+        size = stdout.size + stderr.size
+        if completed.read:
+            size += sum(len(file.content or b"") for file in completed.read)
+        if size <= LARGE:
             return _result(completed, command, stdout, stderr, ran, self._translate)
         make = partial(_result, completed, command, stdout, stderr, ran, self._translate)
         # The command has ended: when it is cancelled now, its result is made at once.
@@ -293,7 +296,7 @@ def _result(
         pty=ran.pty,
         ran_as=ran.user,
         encoding="base64" if command.encoding == BASE64 else None,
-        fetched=tuple(_fetched(file, translate) for file in completed.read),
+        fetched=tuple([_fetched(file, translate) for file in completed.read]),
     )
     return CommandResult(
         command_id=command.command_id,

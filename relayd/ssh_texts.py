@@ -11,7 +11,7 @@ from msgspec import Struct
 from relayd.errors import BecomeUnsupported, ChecksumMismatch, ScriptUnsupported, Unencodable
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.network import host_rules
-from relayd.network.host_rules import HostSettings, HostTable, Shell
+from relayd.network.host_rules import NOTHING_SAID, HostSettings, HostTable, Shell
 from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.scripts import ScriptProgress, script_lines, script_text
 from relayd.ssh.channels.surroundings import surround
@@ -62,7 +62,8 @@ class HostTexts:
 
     def said(self, command: ExecuteCommand) -> HostSettings:
         """What the site's tables say of the host."""
-        return self.settings.hosts.of(command.host, command.port, command.username)
+        hosts = self.settings.hosts
+        return NOTHING_SAID if hosts.is_empty else hosts.of(command.host, command.port, command.username)
 
     def terminal(self, command: ExecuteCommand) -> Terminal | None:
         """The pseudo-terminal that a command gets."""

@@ -95,7 +95,7 @@ class LiveTests(ConfigCase):
         # The site's policy, what `RelayService` itself reads, and files that are read again at each connection.
         elsewhere = {
             "allow-hosts", "deny-hosts", "allow-users", "allow-files", "deny-files", "allow-plaintext",
-            "audit-commands", "drain-timeout", "allow-weak-key", "api-key-file", "header-file",
+            "audit-commands", "drain-timeout", "failover-delay", "allow-weak-key", "api-key-file", "header-file",
             "http-proxy-password-file", "label", "relay-info",
         }  # fmt: skip
         for option in OPTIONS:

@@ -200,16 +200,13 @@ class Frame(Struct, frozen=True):
 
     :ivar data: the bytes, but for *body*.
     :ivar body: the long result with which they end. It is not copied: no other thread could run meanwhile.
+    :ivar size: how many bytes it takes.
     """
 
     batch: Batch
     data: bytes
-    body: bytes = b""
-
-    @property
-    def size(self) -> int:
-        """How many bytes it takes."""
-        return len(self.data) + len(self.body)
+    body: bytes
+    size: int
 
 
 class Log:
@@ -271,7 +268,8 @@ class Log:
             content, body = _encode(batch), b""
         checksum = self._header.checksum(self.size, self._batch + 1, content, body)
         head = _FRAME.pack(self._marker, len(content) + len(body), checksum, self._batch + 1)
-        return Frame(batch, head + content, body)
+        data = head + content
+        return Frame(batch, data, body, len(data) + len(body))
 
     def write(self, frame: Frame) -> None:
         """

@@ -115,11 +115,13 @@ class HostTable:
     The rules of the site, in the order of its file.
 
     :ivar of: what they come to for a host (in its canonical spelling), port and user, as one `HostSettings`.
+    :ivar is_empty: whether there are no rules: then ``of`` need not be asked, as each command would several times.
     """
 
     def __init__(self, rules: tuple[HostRule, ...] = ()) -> None:
         self._rules = rules
         self.of = lru_cache(_REMEMBERED)(self._of) if rules else _nothing
+        self.is_empty = not rules
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HostTable) and self._rules == other._rules

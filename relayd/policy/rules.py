@@ -26,6 +26,7 @@ from relayd.network.patterns import (
     split_port,
 )
 from relayd.network.spelling import Address, embedded_addresses, read_address
+from relayd.wire.files import Fetch, File
 from relayd.wire.messages import Become, ExecuteCommand, JumpHost
 
 #: Addresses that no host of a network has: they are refused unless --allow-hosts names them, or part of their range.
@@ -125,10 +126,11 @@ class Policy:
             text = self.judge_command(" ".join((command.script.interpreter, *command.script.args)))
         if not text.allowed:
             return ForbiddenCommand(reason=text.reason)
-        for path in (*(file.path for file in command.files), *(file.path for file in command.fetch)):
-            verdict = self.judge_file(path)
+        files: list[File | Fetch] = [*command.files, *command.fetch]
+        for file in files:
+            verdict = self.judge_file(file.path)
             if not verdict.allowed:
-                return ForbiddenFile(path=path, reason=verdict.reason)
+                return ForbiddenFile(path=file.path, reason=verdict.reason)
         return None
 
     def allows_address(self, host: str, port: int, address: Address | None) -> bool:

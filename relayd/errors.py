@@ -2,6 +2,7 @@
 Everything that can go wrong in relayd, as one tree.  The SSH library has its own: `relayd.ssh.errors`.
 
 As `DescribedError` says, the docstring of a class is the message that a person reads, with the error's fields in it.
+This module is long as it is a list, as `relayd.ssh.errors` is.
 """
 
 from __future__ import annotations

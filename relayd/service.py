@@ -80,15 +80,9 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     translate = translator(config.language)
     journal = _make_journal(reactor, config, translate)
     policy = policy_of(config)
-    to_origin = config.results_to == "origin"
-    runner = SSHCommandRunner(
-        reactor,
-        ssh_settings_of(config),
-        runner_settings_of(config),
-        credentials_of(config),
-        policy.allows_address,
-        translate,
-    )
+    settings = runner_settings_of(config)
+    allows = policy.allows_address
+    runner = SSHCommandRunner(reactor, ssh_settings_of(config), settings, credentials_of(config), allows, translate)
     audit = _make_audit(reactor, config)
     dispatcher = Dispatcher(
         reactor,
@@ -99,19 +93,16 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
         policy=policy,
         audit=audit,
         translate=translate,
-        servers=[str(ServerAddress.of(each.url)) for each in config.each_server] if to_origin else (),
+        servers=[str(ServerAddress.of(each.url)) for each in config.each_server] if _is_to_origin(config) else (),
     )
     started = reactor.seconds()
 
     def describe() -> RelayInfo | None:
         return relay.describe(reactor.seconds() - started)
 
-    first, *others = [replace(uplink_settings_of(each), describe=describe) for each in config.each_server]
-    failover = Failover(delay=config.failover_delay, visits=to_origin, claims=dispatcher.claims_of)
-    uplink = UplinkService(reactor, dispatcher, first, others=others, failover=failover)
     parts = Parts(
         state=state,
-        uplink=uplink,
+        uplink=_make_uplink(reactor, config, dispatcher, describe),
         dispatcher=dispatcher,
         runner=runner,
         journal=journal,
@@ -120,6 +111,19 @@ def make_relay(reactor: Any, config: Config) -> RelayService:
     )
     relay: RelayService = RelayService(config, replace(parts, status=_make_status(reactor, config, parts)))
     return relay
+
+
+def _is_to_origin(config: Config) -> bool:
+    """Whether each result goes to the main server that ordered the command."""
+    return config.results_to == "origin"
+
+
+def _make_uplink(
+    reactor: Any, config: Config, dispatcher: Dispatcher, describe: Callable[[], RelayInfo | None]
+) -> UplinkService:
+    first, *others = [replace(uplink_settings_of(each), describe=describe) for each in config.each_server]
+    failover = Failover(delay=config.failover_delay, visits=_is_to_origin(config), claims=dispatcher.claims_of)
+    return UplinkService(reactor, dispatcher, first, others=others, failover=failover)
 
 
 def _make_status(reactor: Any, config: Config, parts: Parts) -> IService | None:

@@ -50,16 +50,8 @@ from relayd.ssh.target import Target
 from relayd.ssh_devices import is_device, lines_of, request_of
 from relayd.ssh_logins import check_target, target_of
 from relayd.ssh_texts import HostTexts, RunnerSettings
-from relayd.wire.messages import (
-    BASE64,
-    CommandResult,
-    Details,
-    ExecuteCommand,
-    Fetched,
-    StreamName,
-    Timings,
-    describe_error,
-)
+from relayd.wire.failure_results import describe_error
+from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, Fetched, StreamName, Timings
 
 #: What the relay's operator can do, or where to look, besides what the SSH library says of its errors.
 ADVICE: Final[dict[type[SSHError], Text]] = {
@@ -154,16 +146,28 @@ class SSHCommandRunner:
         """See `ICommandRunner.run_command`."""
         try:
             target = self._checked(target_of, command)
-            shell = self._texts.said(command).shell
-            if shell == "device":
+            if self._texts.said(command).shell == "device":
                 return self._run_on_device(command, target, deadline, starting, output, timeout)
-            become = self._texts.become(command, target)
-            prepared = self._texts.prepared(command, shell, inner=become is not None)
-            files = self._texts.files(command)
+            return self._run_in_shell(command, target, deadline, starting, output, timeout, grace)
         except SSHError as error:
             return fail(_host_failure(error))
         except RelayError:
             return fail()
+
+    def _run_in_shell(
+        self,
+        command: ExecuteCommand,
+        target: Target,
+        deadline: float,
+        starting: Starting,
+        output: IOutputSink | None,
+        timeout: float | None,
+        grace: float | None,
+    ) -> Deferred[CommandResult]:
+        shell = self._texts.said(command).shell
+        become = self._texts.become(command, target)
+        prepared = self._texts.prepared(command, shell, inner=become is not None)
+        files = self._texts.files(command)
         terminal = self._texts.terminal(command)
         may_be_windows = shell is None and become is None and command.script is None
         running: Deferred[Any] = self.client.run(

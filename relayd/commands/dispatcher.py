@@ -46,15 +46,8 @@ from relayd.language.charsets import UTF8
 from relayd.language.texts import Translate, english, printable, span
 from relayd.network.host_rules import HostTable
 from relayd.policy.rules import Policy
-from relayd.wire.messages import (
-    EXECUTE_COMMAND,
-    MAX_COMMAND_ID,
-    CommandResult,
-    CommandState,
-    ExecuteCommand,
-    Receipt,
-    failure_result,
-)
+from relayd.wire.failure_results import failure_result
+from relayd.wire.messages import EXECUTE_COMMAND, MAX_COMMAND_ID, CommandResult, CommandState, ExecuteCommand, Receipt
 
 _log = Logger("relayd.commands")
 
@@ -89,6 +82,8 @@ class Limits(Struct, frozen=True, kw_only=True):
 class Dispatcher:
     """
     Runs each command at most once, and answers each.
+
+    More than 25 methods, as it is what three seams ask for: `ICommandReceiver`, the status and the service.
 
     :param clock: the clock of all deadlines.
     :param fingerprint_key: gives the key of `Fingerprints`, which lives as long as *journal* and is kept apart from it.

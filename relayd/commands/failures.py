@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 import relayd
 from relayd.errors import RelayError
 from relayd.language.texts import Translate
-from relayd.wire.messages import CommandResult, ExecuteCommand, failure_result
+from relayd.wire.failure_results import failure_result
+from relayd.wire.messages import CommandResult, ExecuteCommand
 
 _log = Logger("relayd.commands")
 

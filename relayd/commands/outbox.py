@@ -58,6 +58,8 @@ class Outbox:
 
     Where a relay has several main servers, a result waits for a link to its own.
 
+    More than 25 methods, as links, receipts, the journal and the end of the relay each report here what happened.
+
     :param settled: called whenever a result needs no more sending.
     :param translate: to the language of what results say.
     :param origins: says to which main server each result goes; by default to whichever is connected.

@@ -22,7 +22,8 @@ from relayd.commands.undelivered import ResultKey
 from relayd.errors import Undeliverable
 from relayd.interfaces import Blame
 from relayd.language.texts import Translate
-from relayd.wire.messages import CommandResult, describe_error
+from relayd.wire.failure_results import describe_error
+from relayd.wire.messages import CommandResult
 
 #: Seconds after a result was sent in which it can be the cause of a loss.
 BLAME_FOR: Final = 10.0

@@ -1,5 +1,7 @@
 """
 The one table of options. Everything that reads, shows or describes options is made from it.
+
+This module is long as it is a list.
 """
 
 from __future__ import annotations

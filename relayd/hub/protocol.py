@@ -94,6 +94,8 @@ class RelayConnection(HandshakeServer):
     """
     One connection, from the TCP accept to its end.
 
+    More than 25 methods, as autobahn is adapted by overriding, and each of its events is one.
+
     :ivar proxy_id: the relay's name, which is only a claim until `RelayListener.relay_connected`.
     """
 

@@ -25,7 +25,8 @@ from relayd.journal.index import LiveCommand
 from relayd.journal.records import Change, Changes
 from relayd.journal.sqlite_errors import damage
 from relayd.language.texts import Text, Translate, english
-from relayd.wire.messages import CommandResult, failure_result
+from relayd.wire.failure_results import failure_result
+from relayd.wire.messages import CommandResult
 
 #: ``PRAGMA user_version`` of a file that has everything.
 VERSION: Final = 1

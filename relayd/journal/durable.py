@@ -42,6 +42,8 @@ class DurableJournal:
     """
     A journal in a file, in a folder that is this user's alone.
 
+    More than 25 methods, as `IJournal` prescribes most of them.
+
     :param reactor: provides time and a way back from a thread.
     :param path: path of the archive; its folder is made where it is missing, and the logs are in there, too.
     :param durable: whether what is written survives a loss of power, and not only the end of the process.

@@ -91,6 +91,8 @@ class Execution:
     """
     Runs one command.
 
+    More than 25 methods, as all that can happen to a command comes here, each in a few lines.
+
     :param settings: as they are when the command comes.
     :ivar done: fires with how it ended, and fails when it was not run; see `relayd.ssh.client.SSHClient.run`.
     """

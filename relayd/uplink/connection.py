@@ -79,7 +79,7 @@ class UplinkConnection:
     """
     The life of one connection, whose TCP handshake is done: how it comes about, and how it ends.
 
-    It has many methods because it has one for each thing that its wire, its machine and its messages may report.
+    More than 25 methods, as there is one for each thing that its wire, its machine and its messages may report.
 
     :param dialect: a new one.
     :param limit: what earlier connections taught about the largest message that the main server takes.

@@ -64,7 +64,7 @@ class WebSocketClient(WebSocketClientProtocol):
     """
     A WebSocket to the main server.
 
-    It has many methods because autobahn is adapted by overriding: half of them take the place of autobahn's, and the
+    More than 25 methods, as autobahn is adapted by overriding: half of them take the place of autobahn's, and the
     comment in each says why.
 
     :param make_request: builds the HTTP request, with the key; called once the peer is known to be the main server.

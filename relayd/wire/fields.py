@@ -12,11 +12,10 @@ from base64 import b64decode
 from binascii import Error as BadBase64
 from typing import Final
 
-import msgspec
 from msgspec import UNSET
 
 from relayd.language.charsets import charset
-from relayd.language.texts import Fault, Text, without_surrogates
+from relayd.language.texts import Fault, without_surrogates
 from relayd.network.spelling import MAX_NAME, MAX_USERNAME, fault_of_username, is_host
 from relayd.wire.hosts import fault_of_host
 from relayd.wire.messages import BASE64, MAX_COMMAND_ID
@@ -46,9 +45,6 @@ _FLAGS: Final[dict[object, bool]] = {True: True, False: False, "true": True, "fa
 #: An absolute path of Windows.
 _ON_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _FINGERPRINT = re.compile(r"([a-z0-9@.-]{1,64} )?SHA256:[A-Za-z0-9+/]{43}=?")
-# Two kinds of errors of msgspec's: what was expected, perhaps with a bound, or null in its place; what is missing.
-_EXPECTED = re.compile(r"Expected `([a-z]+)(?: \| null)?`( of | [<>])?")
-_MISSING = re.compile(r"Object missing required field `(\w+)`")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -63,34 +59,6 @@ class Invalid(Fault):
 def half_a_pair(field: str) -> Invalid:
     """The error for a text that UTF-8 cannot hold."""
     return Invalid(field, "contains half of a surrogate pair")
-
-
-#: The types of JSON by the names that msgspec has for them.
-_TYPES: Final = {
-    "str": Text("is not a string"),
-    "int": Text("is not a whole number"),
-    "float": Text("is not a number"),
-    "bool": Text("is neither true nor false"),
-    "object": Text("is not an object"),
-    "array": Text("is not an array"),
-}
-
-
-def explain(error: msgspec.ValidationError) -> tuple[str, Text]:
-    """msgspec's ``Expected `str`, got `int` - at `$.host``` as field and reason, in words for people."""
-    text, found, path = str(error).rpartition(" - at ")
-    if not found:
-        text, path = path, ""
-    field = path.strip("`").removeprefix("$.").removeprefix("$") or "the data"
-    if text.startswith("Invalid enum value"):  # the one error of msgspec's that shows the value
-        return field, Text("is not one of the words that are allowed there")
-    if missing := _MISSING.fullmatch(text):
-        return (field + "." if found else "") + missing[1], Text("is missing")
-    if expected := _EXPECTED.match(text):
-        if expected[2]:
-            return field, Text("is too long, or out of range")
-        return field, _TYPES.get(expected[1], Text("is of the wrong type"))
-    return field, Text("is of the wrong type")
 
 
 def absent(value: object) -> bool:

@@ -14,8 +14,6 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import astuple, force_setattr
 
-from relayd.errors import RelayError
-from relayd.language.texts import Translate, english
 from relayd.wire import field_types
 from relayd.wire.files import Fetch as Fetch  # noqa: PLC0414 -- programs import these from here
 from relayd.wire.files import Fetched as Fetched  # noqa: PLC0414
@@ -366,39 +364,3 @@ def _with_wire_id(wire: dict[str, Any]) -> dict[str, Any]:
     if wire.pop("numericId", False):
         wire["commandId"] = wire_id(wire["commandId"], True)
     return wire
-
-
-def failure_result(
-    command_id: str,
-    error: RelayError,
-    *,
-    extended: bool = False,
-    numeric_id: bool = False,
-    translate: Translate = english,
-) -> CommandResult:
-    """
-    The result of a command that has no exit code (specification, "command execution error").
-
-    :param numeric_id: see `ExecuteCommand`.
-    :param translate: to the language in which it says why.
-    """
-    details = Details(error=describe_error(error))
-    return CommandResult(
-        command_id=command_id,
-        stdout="",
-        stderr=error.text.within(translate),
-        exit_code=1,
-        details=details,
-        extended=extended,
-        numeric_id=numeric_id,
-    )
-
-
-def describe_error(error: RelayError) -> dict[str, str | bool]:
-    """What an extended result tells programs about an error (`Details.error`)."""
-    return {
-        "code": error.code,
-        "phase": error.phase,
-        "executed": error.executed,
-        "retriable": error.retriable,
-    }

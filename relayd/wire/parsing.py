@@ -35,6 +35,7 @@ from relayd.wire.messages import (
 )
 from relayd.wire.plain_commands import plain_command
 from relayd.wire.relay_info import RelayInfo
+from relayd.wire.type_errors import explain_type
 
 _T = TypeVar("_T")
 
@@ -335,7 +336,7 @@ def _with_text_id(data: object) -> tuple[object, bool]:
 
 
 def _refusal(event: str, error: msgspec.ValidationError | fields.Invalid, data: object) -> InvalidMessage:
-    field, reason = (error.field, error.text) if isinstance(error, fields.Invalid) else fields.explain(error)
+    field, reason = (error.field, error.text) if isinstance(error, fields.Invalid) else explain_type(error)
     message = data if isinstance(data, dict) else {}
     command_id, numeric_id = fields.readable_id(message.get("commandId"))
     return InvalidMessage(

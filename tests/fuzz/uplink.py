@@ -27,7 +27,8 @@ from relayd.uplink.stages import Timing
 from relayd.uplink.wire import Pieces, SessionListener
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import DialectEvent, EventReceived
-from relayd.wire.messages import CommandState, ExecuteCommand, Receipt, failure_result
+from relayd.wire.failure_results import failure_result
+from relayd.wire.messages import CommandState, ExecuteCommand, Receipt
 from relayd.wire.parsing import parse_execute_command
 from tests.fuzz.engine import CANARY, Target, check, check_words, grow
 from tests.support.flows import RecordedFlow

@@ -23,7 +23,8 @@ from relayd.journal.bodies import encode_result
 from relayd.journal.disk import Disk
 from relayd.journal.log import SECTOR
 from relayd.journal.store import Store
-from relayd.wire.messages import CommandResult, failure_result
+from relayd.wire.failure_results import failure_result
+from relayd.wire.messages import CommandResult
 from tests.support.dispatching import result
 
 ACCEPTED, STARTED, FINISHED, CONFIRMED, DEAD = (

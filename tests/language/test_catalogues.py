@@ -21,7 +21,7 @@ from relayd.language.texts import Text, english, joined, message_template, span
 from relayd.ssh.channels.output import OutputBuffer
 from relayd.ssh.errors import LoginRefused, LoginResting, RunTimeout
 from relayd.uplink.cutting import MARKER_ROOM, marker
-from relayd.wire.messages import failure_result
+from relayd.wire.failure_results import failure_result
 from tests.support.catalogue import errors_for_main_servers, extract
 
 ROOT = Path(__file__).resolve().parents[2]

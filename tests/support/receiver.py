@@ -12,7 +12,8 @@ from zope.interface import implementer
 
 from relayd.errors import InvalidMessage, RelayError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
-from relayd.wire.messages import CommandResult, CommandState, ExecuteCommand, Receipt, failure_result
+from relayd.wire.failure_results import failure_result
+from relayd.wire.messages import CommandResult, CommandState, ExecuteCommand, Receipt
 
 
 @implementer(ICommandReceiver)

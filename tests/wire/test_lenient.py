@@ -16,15 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import InvalidMessage
 from relayd.language.texts import Text
+from relayd.wire.failure_results import failure_result
 from relayd.wire.fields import MAX_COMMAND_ID, MAX_PASSWORD
-from relayd.wire.messages import (
-    CommandOutput,
-    CommandResult,
-    CommandState,
-    CommandStatus,
-    ExecuteCommand,
-    failure_result,
-)
+from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, ExecuteCommand
 from relayd.wire.parsing import (
     parse_command_output,
     parse_command_result,

@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import InvalidMessage, Overloaded
 from relayd.language.texts import printable
+from relayd.wire.failure_results import failure_result
 from relayd.wire.fields import MAX_COMMAND_ID, MAX_CWD, MAX_ENVIRONMENT, MAX_HOPS, MAX_VARIABLES
 from relayd.wire.messages import (
     Become,
@@ -34,7 +35,6 @@ from relayd.wire.messages import (
     Pty,
     Script,
     Secret,
-    failure_result,
 )
 from relayd.wire.parsing import (
     parse_command_output,

@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.errors import InvalidMessage, Overloaded
 from relayd.uplink.presence import told_of
-from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, Details, describe_error
+from relayd.wire.failure_results import describe_error
+from relayd.wire.messages import CommandOutput, CommandResult, CommandState, CommandStatus, Details
 from relayd.wire.parsing import WireCommand, WireServer, parse_execute_command, parse_question, parse_receipt
 from tests.support import schemas
 from tests.support.schemas import FOLDER, TO_MAIN_SERVER, TO_RELAY, as_json, check, closed, fault_of, malformed

@@ -3,6 +3,8 @@ Many channels over one SSH connection: the client side of the SSH connection pro
 
 Source: RFC 4254.  Conch's `SSHConnection` serves every kind of channel in both roles; this one does a single thing and
 costs less for each command: no log event, Deferred or string formatting on its way.
+
+This module is long as it has each message of that protocol, and what a user of a channel may ask, one method each.
 """
 
 from __future__ import annotations

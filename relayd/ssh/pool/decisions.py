@@ -35,6 +35,8 @@ class PoolState(Generic[Work]):
     """
     The decisions of one pool: tell it what happens, then take `next_step` until there is none, and again at `alarm`.
 
+    More than 25 methods, as each event of a pool is one.
+
     :param max_sessions: on one connection, where the host allows as many.
     :param max_connections: to one target.
     :param max_total: connections in all. What lies behind jump hosts needs one for each of them too.

@@ -190,8 +190,7 @@ class Dialer:
         owner: DialOwner,
         settings: LiveSettings,
     ) -> ClientConnection:
-        begun = steady_seconds(self._reactor)
-        timeout = settings.connect_timeout
+        begun, timeout = steady_seconds(self._reactor), settings.connect_timeout
         verifier = await self._checks.begin(target, timeout, settings.host_keys)
         transport = ClientTransport(self._clock, target.host, target.port, verifier, policy)
         found: frozenset[str] = frozenset()

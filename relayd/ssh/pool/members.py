@@ -1,7 +1,8 @@
 """
 What the pool knows of each connection (`Member`), each target (`Lane`) and each host (`PooledHost`).
 
-Each keeps its own counters, by methods that say what has happened. Who decides by them: see `relayd.ssh.pool`.
+Each keeps its own counters, by methods that say what has happened. Who decides by them: see `relayd.ssh.pool`. This
+module is long as the three count the same events, each at its own level, and are read together.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """
 The connections that are shared, and the jobs that wait for one: does what `relayd.ssh.pool.decisions` decides.
+
+This module is long as all events of a pool are in it, one method each; what has a state of its own is in other modules.
 """
 
 from __future__ import annotations

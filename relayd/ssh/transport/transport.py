@@ -9,7 +9,7 @@ reads what a server sends.
 
 `packets.PacketReader` finds the messages in what arrives, `ClientTransport.dispatchMessage` hands each to the part that
 it is for: `key_exchange.KeyExchange`, this module, or the service of the moment. What is sent goes through
-`packets.PacketWriter`.
+`packets.PacketWriter`. This module is long as the path of a packet is in it from end to end.
 """
 
 from __future__ import annotations
@@ -107,6 +107,8 @@ class Abortable(Protocol):
 class ClientTransport(SSHClientTransport):
     """
     One connection to an SSH server. It exchanges keys, and starts the services that are asked for: login, connection.
+
+    More than 25 methods, as each message of the transport layer has one.
 
     :ivar secure: fires with ``None`` when the host has proved that it has its key, and all that follows is encrypted;
         fails with an `SSHError`.

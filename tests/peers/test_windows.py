@@ -104,8 +104,8 @@ class CmdTests(WineTestCase):
 
     async def test_standard_input(self) -> None:
         server, runner = await self.start()
-        result, _ = await self.run_there(server, runner, 'find "x"', stdin=b"ax\r\nb\r\nxc\r\n", cwd="C:\\")
-        self.assertEqual(result.stdout, "ax\r\nxc")
+        result, error = await self.run_there(server, runner, 'find "x"', stdin=b"ax\r\nb\r\nxc\r\n", cwd="C:\\")
+        self.assertEqual((result.stdout, error), ("ax\r\nxc", None))
 
     async def test_what_it_cannot_be_given(self) -> None:
         server, runner = await self.start()

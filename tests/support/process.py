@@ -10,11 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessDone
-from twisted.internet.interfaces import IProcessTransport
+from twisted.internet.interfaces import IDelayedCall, IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from tests.support.forks import ForkedProcess, can_spawn
+
+
+#: Seconds for which the outputs of a process that has exited are read on.
+PATIENCE = 5.0
 
 
 class PeerFailed(Exception):
@@ -37,6 +41,7 @@ class ChildProcess(ProcessProtocol):
         self._partial = {1: b"", 2: b""}
         self._waiting: list[Deferred[int]] = []
         self._started = False
+        self._give_up: IDelayedCall | None = None
 
     def start(
         self,
@@ -83,7 +88,7 @@ class ChildProcess(ProcessProtocol):
         ended = self.when_ended()
         if self.exit_code is None and self._started:
             self.transport.signalProcess("TERM")
-            insist = reactor.callLater(5, self.transport.signalProcess, "KILL")
+            insist = reactor.callLater(5, self._insist)
 
             def calm(code: int) -> int:
                 if insist.active():
@@ -92,6 +97,10 @@ class ChildProcess(ProcessProtocol):
 
             ended.addCallback(calm)
         return ended
+
+    def _insist(self) -> None:
+        if self._give_up is None:
+            self.transport.signalProcess("KILL")
 
     def kill(self) -> Deferred[int]:
         """Send SIGKILL; fires once it has ended."""
@@ -107,7 +116,15 @@ class ChildProcess(ProcessProtocol):
         for line in lines:
             self.on_line(childFD, line.decode("utf-8", "replace").rstrip("\r"))
 
+    def processExited(self, reason: Failure) -> None:
+        from twisted.internet import reactor
+
+        # A child of its own may still have its outputs, and would keep this from ending.
+        self._give_up = reactor.callLater(PATIENCE, self.transport.loseConnection)
+
     def processEnded(self, reason: Failure) -> None:
+        if self._give_up is not None and self._give_up.active():
+            self._give_up.cancel()
         for descriptor, rest in self._partial.items():
             if rest:
                 self.on_line(descriptor, rest.decode("utf-8", "replace"))
@@ -119,7 +136,8 @@ class ChildProcess(ProcessProtocol):
             self.exit_code = code if code is not None else -(number or signal.SIGKILL)
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            deferred.callback(self.exit_code)
+            if not deferred.called:  # a test whose time was over has cancelled it
+                deferred.callback(self.exit_code)
 
 
 def needed(deferred: Deferred[None], failure: str) -> None:

@@ -16,7 +16,6 @@ from twisted.python.failure import Failure
 
 from tests.support.forks import ForkedProcess, can_spawn
 
-
 #: Seconds for which the outputs of a process that has exited are read on.
 PATIENCE = 5.0
 

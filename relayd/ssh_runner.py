@@ -7,9 +7,8 @@ rest of relayd; the errors of that package are translated here, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,6 +20,7 @@ from relayd.errors import HostFailure, RelayError
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8
 from relayd.language.texts import Text, Translate, english
+from relayd.network.host_rules import HostSettings, Shell
 from relayd.network.pieces import to_base64
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
@@ -77,7 +77,6 @@ ADVICE: Final[dict[type[SSHError], Text]] = {
         "The relay's operator chooses the algorithms with --ssh-algorithms, and for single hosts in [[hosts]]."
     ),
 }
-T = TypeVar("T")
 #: Outputs of more bytes than this are decoded and trimmed in a thread.
 LARGE: Final = 256 * 1024
 
@@ -121,7 +120,7 @@ class SSHCommandRunner:
     def refuses(self, command: ExecuteCommand) -> RelayError | None:
         """See `ICommandRunner.refuses`."""
         try:
-            self._checked(check_target, command)
+            check_target(command, self._credentials)
             if is_device(site := self._texts.said(command)):
                 lines_of(command, site, self._texts.charset(command), exactly=self._texts.settings.exact_text)
             elif self._texts.charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
@@ -145,10 +144,11 @@ class SSHCommandRunner:
     ) -> Deferred[CommandResult]:
         """See `ICommandRunner.run_command`."""
         try:
-            target = self._checked(target_of, command)
-            if self._texts.said(command).shell == "device":
-                return self._run_on_device(command, target, deadline, starting, output, timeout)
-            return self._run_in_shell(command, target, deadline, starting, output, timeout, grace)
+            target = target_of(command, self._credentials)
+            site = self._texts.said(command)
+            if is_device(site):
+                return self._run_on_device(command, target, site, deadline, starting, output, timeout)
+            return self._run_in_shell(command, target, site.shell, deadline, starting, output, timeout, grace)
         except SSHError as error:
             return fail(_host_failure(error))
         except RelayError:
@@ -158,13 +158,13 @@ class SSHCommandRunner:
         self,
         command: ExecuteCommand,
         target: Target,
+        shell: Shell | None,
         deadline: float,
         starting: Starting,
         output: IOutputSink | None,
         timeout: float | None,
         grace: float | None,
     ) -> Deferred[CommandResult]:
-        shell = self._texts.said(command).shell
         become = self._texts.become(command, target)
         prepared = self._texts.prepared(command, shell, inner=become is not None)
         files = self._texts.files(command)
@@ -196,6 +196,7 @@ class SSHCommandRunner:
         self,
         command: ExecuteCommand,
         target: Target,
+        site: HostSettings,
         deadline: float,
         starting: Starting,
         output: IOutputSink | None,
@@ -205,15 +206,13 @@ class SSHCommandRunner:
         Have a network device carry out a command.
 
         :raises RelayError: when it cannot be given to a device.
+        :raises SSHError: the same, for a reason that the SSH library gives.
         """
         left = deadline - self._reactor.seconds()
         named = (round(left, 1) or left) if timeout is None else timeout
-        site, charset = self._texts.said(command), self._texts.charset(command)
+        charset = self._texts.charset(command)
         lines = lines_of(command, site, charset, exactly=self._texts.settings.exact_text)
-        try:
-            request = request_of(target, site, lines, deadline, named)
-        except SSHError as error:
-            raise _host_failure(error) from None
+        request = request_of(target, site, lines, deadline, named)
         reader = None if output is None else _Reader(output).read
         running: Deferred[Any] = self.client.run_on_device(replace(request, reader=reader, permission=starting))
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, _Ran(charset, False, None)))
@@ -232,19 +231,6 @@ class SSHCommandRunner:
         made: Deferred[CommandResult] = Deferred(lambda made: made.callback(make()))
         in_pool(self._reactor, make).addBoth(lambda result: None if made.called else made.callback(result))
         return made
-
-    # From a command to what SSH needs
-
-    def _checked(self, look: Callable[[ExecuteCommand, CredentialTable], T], command: ExecuteCommand) -> T:
-        """
-        Find out where and how to log in.
-
-        :raises RelayError: when that is not possible, or not allowed.
-        """
-        try:
-            return look(command, self._credentials)
-        except SSHError as error:
-            raise _host_failure(error) from None
 
     def close(self) -> Deferred[None]:
         """See `ICommandRunner.close`."""

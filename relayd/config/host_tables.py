@@ -12,7 +12,6 @@ from msgspec.structs import asdict
 from relayd.config import values
 from relayd.config.credentials import LOGIN_KEYS, read_login
 from relayd.config.options import BY_NAME
-from relayd.config.sources import text_of_toml
 from relayd.config.tables import Table
 from relayd.errors import ConfigError
 from relayd.network.host_rules import NOTHING_SAID, Become, HostRule, HostSettings
@@ -61,14 +60,14 @@ def read_host(table: Table) -> HostRule:
     """
     table.check_keys(_KEYS)
     said = {
-        name.replace("-", "_"): _value(table, name, parse)
+        name.replace("-", "_"): table.value(name, parse)
         for name, parse in SETTINGS.items()
         if name in table.content and name != "become"
     }
     rule = HostRule(
         hosts=table.hosts(),
         users=table.users(),
-        name=_value(table, "name", values.text) if "name" in table.content else "",
+        name=table.value("name", values.text) if "name" in table.content else "",
         settings=HostSettings(**said, become=_become(table)),
         credential=read_login(table),
     )
@@ -77,28 +76,16 @@ def read_host(table: Table) -> HostRule:
     return rule
 
 
-def _value(table: Table, name: str, parse: Callable[[str], Any]) -> Any:
-    value = table.content[name]
-    try:
-        text = text_of_toml(value)
-    except ValueError:
-        table.refuse(name, "expected one value")
-    try:
-        return parse(text)
-    except ValueError as error:
-        table.refuse(name, f"expected {error.args[0]}, not {values.shown(text)}")
-
-
 def _become(table: Table) -> Become | None:
     if "become" not in table.content:
         for key in (_BECOME_USER, _BECOME_PASSWORD):
             if key in table.content:
                 table.refuse(key, 'needs become = "sudo", "su" or "enable" too')
         return None
-    method = _value(table, "become", SETTINGS["become"])
+    method = table.value("become", SETTINGS["become"])
     if method == "enable" and _BECOME_PASSWORD not in table.content:
         table.refuse(_BECOME_PASSWORD, 'missing; become = "enable" needs the secret for the privileged mode')
-    user = _value(table, _BECOME_USER, _become_user) if _BECOME_USER in table.content else "root"
+    user = table.value(_BECOME_USER, _become_user) if _BECOME_USER in table.content else "root"
     return Become(method=method, user=user, password_file=table.file(_BECOME_PASSWORD, secret=True))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from relayd.config import values
-from relayd.config.sources import Given, text_of_toml
+from relayd.config.sources import Given
 from relayd.config.tables import Table, place
 
 #: The kind of table.
@@ -74,9 +74,16 @@ def read_server(table: Table) -> ServerRule:
     table.check_keys(KEYS)
     if _URL not in table.content:
         table.refuse(_URL, "missing; give the URL of a main server, such as wss://main.example.com")
-    said = {_attribute(key): table.path(key, _value(table, key, values.text)) for key in _FILES if key in table.content}
-    said |= {_attribute(key): _value(table, key, parse) for key, parse in _OTHERS.items() if key in table.content}
-    return ServerRule(url=_value(table, _URL, values.server_url), **said)
+    # No value is quoted: URLs, and what stands in the place of a path, may hold secrets.
+    said = {
+        _attribute(key): table.path(key, table.value(key, values.text, secret=True))
+        for key in _FILES
+        if key in table.content
+    }
+    said |= {
+        _attribute(key): table.value(key, parse, secret=True) for key, parse in _OTHERS.items() if key in table.content
+    }
+    return ServerRule(url=table.value(_URL, values.server_url, secret=True), **said)
 
 
 def given_in(number: int, rule: ServerRule, path: str) -> Iterator[tuple[str, Given]]:
@@ -91,18 +98,6 @@ def given_in(number: int, rule: ServerRule, path: str) -> Iterator[tuple[str, Gi
         value = getattr(rule, _attribute(key))
         if value is not None:
             yield "server" if key == _URL else key, Given(value, f"{key} of {where}", "/")
-
-
-def _value(table: Table, key: str, parse: Callable[[str], Any]) -> Any:
-    """The value of a key. It is not quoted: URLs and what stands in the place of a path may hold secrets."""
-    try:
-        text = text_of_toml(table.content[key])
-    except ValueError:
-        table.refuse(key, "expected one value")
-    try:
-        return parse(text)
-    except ValueError as error:
-        table.refuse(key, f"expected {error.args[0]}")
 
 
 def _attribute(key: str) -> str:

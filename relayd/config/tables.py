@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from relayd.config import values
 from relayd.config.paths import Paths
+from relayd.config.sources import text_of_toml
 from relayd.errors import ConfigError
 from relayd.network.patterns import check_host_pattern, check_user_pattern
 from relayd.network.private_files import is_open_to_others
@@ -122,6 +123,21 @@ class Table:
         """Raise the `ConfigError` for a mistake in the value of *key*, or for the key itself."""
         name = key if key in self._keys else values.shown(key, "a key")
         raise ConfigError(option=f"{name} of {self.place}", reason=reason)
+
+    def value(self, key: str, parse: Callable[[str], T], *, secret: bool = False) -> T:
+        """
+        The value of a key that the table has, as the option of such a value is read.
+
+        :param secret: whether it may hold a secret; it is not quoted then.
+        """
+        try:
+            text = text_of_toml(self.content[key])
+        except ValueError:
+            self.refuse(key, "expected one value")
+        try:
+            return parse(text)
+        except ValueError as error:
+            self.refuse(key, f"expected {error.args[0]}" + ("" if secret else f", not {values.shown(text)}"))
 
     def hosts(self) -> tuple[str, ...]:
         """The patterns of hosts."""

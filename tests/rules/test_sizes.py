@@ -5,6 +5,8 @@ How long modules, functions and classes may be, where nothing says why they are 
 from __future__ import annotations
 
 import ast
+from functools import cache
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,6 +18,12 @@ MODULE, FUNCTION, CLASS = 400, 40, 25
 LONG, MANY = "his module is long as ", f"ore than {CLASS} methods, as "
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def _parsed(path: Path) -> tuple[int, ast.Module]:
+    text = path.read_text()
+    return text.count("\n"), ast.parse(text)
 
 
 def _length(function: Definition) -> int:
@@ -31,17 +39,17 @@ def _lines(node: ast.stmt) -> int:
 
 class SizeTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.parsed = [(name, path.read_text()) for name, path in modules().items()]
+        self.parsed = [(name, *_parsed(path)) for name, path in modules().items()]
 
     def test_modules(self) -> None:
-        long = [name for name, text in self.parsed if text.count("\n") > MODULE and not _says(LONG, ast.parse(text))]
+        long = [name for name, lines, tree in self.parsed if lines > MODULE and not _says(LONG, tree)]
         self.assertEqual(long, [])
 
     def test_functions(self) -> None:
         long = [
             f"{name}: {node.name}"
-            for name, text in self.parsed
-            for node in ast.walk(ast.parse(text))
+            for name, _, tree in self.parsed
+            for node in ast.walk(tree)
             if isinstance(node, Definition) and _length(node) > FUNCTION
         ]
         self.assertEqual(long, [])
@@ -49,8 +57,8 @@ class SizeTests(SynchronousTestCase):
     def test_classes(self) -> None:
         large = [
             f"{name}: {node.name}"
-            for name, text in self.parsed
-            for node in ast.walk(ast.parse(text))
+            for name, _, tree in self.parsed
+            for node in ast.walk(tree)
             if isinstance(node, ast.ClassDef)
             and sum(isinstance(member, Definition) for member in node.body) > CLASS
             and not _says(MANY, node)

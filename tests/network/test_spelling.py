@@ -169,8 +169,8 @@ class ConsumerTests(SynchronousTestCase):
     """What is held against a host, in whatever spelling an order comes."""
 
     def targets(self, *hosts: str, password: str = "x", **changes: Any) -> list[Target]:
-        runner = SSHCommandRunner(Clock(), SSHSettings(known_hosts="/none"))
-        return [runner._checked(target_of, order(host, password=password, **changes)) for host in hosts]
+        table = CredentialTable(())
+        return [target_of(order(host, password=password, **changes), table) for host in hosts]
 
     def test_pool(self) -> None:
         """One target, whose connections are shared; where the name may lead elsewhere, one host of two targets."""

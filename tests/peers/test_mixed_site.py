@@ -31,6 +31,9 @@ from tests.support.sshd import OpenSSHServer
 CSH = "relayd-test-csh"
 #: Seconds in which all commands must have ended, on a slow machine too.
 PATIENCE = 120.0
+#: What the loader of this system says where Wine's own process crashes as it ends, after the command: such a command is
+#: ordered once more, under an id of its own, and that answer has to be right.
+WINE_CRASHED = "Inconsistency detected by ld.so: dl-fini.c"
 #: Commands for each kind of host: Wine takes the longest for one.
 SHARES = {"linux": 60, "csh": 50, "windows": 15, "device": 30, "become": 45}
 
@@ -196,13 +199,18 @@ class MixedSite(TestCase):
         random.Random(seed).shuffle(ordered)
         self.assertEqual(len(ordered), 200)
         running = [self.run_command(kinds[name].order(f"m{number}")) for number, name in enumerate(ordered)]
-        wrong = []
-        for name, result in zip(ordered, await gatherResults(running), strict=True):
+        wrong, crashes = [], 0
+        for name, first in zip(ordered, await gatherResults(running), strict=True):
+            result = first
+            if name == "windows" and WINE_CRASHED in first.stderr:
+                crashes += 1
+                result = await self.run_command(kinds[name].order(f"m{1000 + crashes}"))
             stderr, exit_code = kinds[name].rest
             expected = f"{kinds[name].output(result.command_id)}\0{stderr}\0{exit_code}"
             if not re.fullmatch(expected, f"{result.stdout}\0{result.stderr}\0{result.exit_code}"):
                 wrong.append((name, result.command_id, result.stdout, result.stderr, result.exit_code))
         self.assertEqual(wrong[:3], [], f"seed {seed}, {len(wrong)} wrong")
+        self.assertLess(crashes, 3)
         self.assertNotIn("Traceback", self.relay.log)
 
 

@@ -16,8 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 #: From the top: a part, which is a folder or a module, imports only what is on floors below its own, and itself.
 FLOORS = (
     ("relayd.__main__",),
-    ("relayd.tap", "relayd.ctl", "relayd.demo"),
+    ("relayd.tap", "relayd.hub_tap", "relayd.ctl", "relayd.demo"),
+    ("relayd.hub.service",),
+    ("relayd.hub.api",),
+    ("relayd.hub.runs",),
+    ("relayd.hub.access", "relayd.hub.inventory"),
+    ("relayd.hub.store",),
     ("relayd.service", "relayd.hub"),
+    ("relayd.hub.decisions",),
     ("relayd.settings", "relayd.status"),
     ("relayd.ssh_runner",),
     ("relayd.ssh_logins", "relayd.ssh_devices", "relayd.ssh_texts"),

@@ -173,8 +173,10 @@ def with_effects(page: str) -> str:
 
 def _effects() -> Iterator[str]:
     for effect in Effect:
-        yield from (f"{effect.value[0].upper()}{effect.value[1:]}:", "")
         names = [f"``--{option.name}``" for option in OPTIONS if option.effect is effect]
+        if not names:
+            continue
+        yield from (f"{effect.value[0].upper()}{effect.value[1:]}:", "")
         if effect is Effect.COMMANDS:
             names += ["``[[credentials]]``", "``[[hosts]]``"]
         yield from textwrap.wrap(

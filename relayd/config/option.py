@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from relayd.config import values
@@ -18,8 +19,9 @@ GivenOptions = Mapping[str, str | bool | list[str] | None]
 
 
 class Effect(Enum):
-    """When a new value takes effect after relayd has read its settings again (SIGHUP)."""
+    """When a new value takes effect after a program has read its settings again (SIGHUP)."""
 
+    NOW = "at once"
     COMMANDS = "at once, for new commands"
     HOSTS = "at once, for new commands; open connections to hosts get no more of them"
     CONNECTION = "at the next connection to the main server"
@@ -47,16 +49,18 @@ class Option:
     :ivar default: the text that a person would write; ``None``: the option may be absent.
     :ivar default_help: the default in words, where it depends on the machine or is the absence of a value.
     :ivar example: a text for the example file, where there is no default.
-    :ivar required: whether a relay needs it to run.
-    :ivar weakness: the value that weakens relayd, if there is one; ``relayctl check`` warns of it.
+    :ivar required: whether the program needs it to run.
+    :ivar weakness: the value that weakens the program, if there is one; ``relayctl check`` warns of it.
     :ivar hidden: whether its value may hold a secret and is therefore not shown.
     :ivar public: whether its value can never hold a secret and is always shown.
     :ivar several: whether it holds several values, and may be given several times on the command line. In the
         environment, commas separate them; in the TOML file it may be a list, or a table of names and values.
     :ivar is_path: whether it is a path; paths are made absolute, as twistd changes its working directory.
+    :ivar prefix: how its name in the environment begins.
     """
 
     name: str = ""
+    prefix: str = "RELAYD_"
     section: str
     effect: Effect
     help: str
@@ -85,7 +89,7 @@ class Option:
     @property
     def environment_name(self) -> str:
         """Its name in the environment."""
-        return "RELAYD_" + self.attribute.upper()
+        return self.prefix + self.attribute.upper()
 
     @property
     def attribute(self) -> str:
@@ -119,7 +123,7 @@ class Option:
 class Section:
     """
     One section of the table of options. Its methods declare options as fields of a dataclass; the name of a field
-    becomes that of the option, see `options_of`.
+    becomes that of the option, see `OptionTable`.
 
     :ivar title: the heading in ``--help``.
     """
@@ -164,10 +168,36 @@ class Section:
         return self.option(effect, help, parse, "PATTERNS", example=example, default_help=default, public=True)
 
 
-def options_of(table: type[Any]) -> tuple[Option, ...]:
-    """The options declared as fields of *table*, a dataclass, in their order."""
-    return tuple(
-        dataclasses.replace(field.metadata["option"], name=field.name.replace("_", "-"))
-        for field in dataclasses.fields(table)
-        if "option" in field.metadata
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptionTable:
+    """
+    The options of one program, and what messages about them say of it.
+
+    :ivar program: the command that runs it.
+    :ivar check: the command that checks its settings.
+    :ivar config: a dataclass, whose fields are the options (`Section`).
+    :ivar prefix: how the names of its variables in the environment begin.
+    :ivar not_its: beginnings of other programs' variables, which begin with *prefix* too.
+    :ivar examples: lines of its file.
+    """
+
+    program: str
+    check: str
+    config: type[Any]
+    prefix: str
+    not_its: tuple[str, ...] = ()
+    examples: str
+
+    @cached_property
+    def options(self) -> tuple[Option, ...]:
+        """The options, in the order of the fields."""
+        return tuple(
+            dataclasses.replace(field.metadata["option"], name=field.name.replace("_", "-"), prefix=self.prefix)
+            for field in dataclasses.fields(self.config)
+            if "option" in field.metadata
+        )
+
+    @cached_property
+    def by_name(self) -> dict[str, Option]:
+        """The options by their names."""
+        return {option.name: option for option in self.options}

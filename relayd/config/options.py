@@ -1,5 +1,5 @@
 """
-The one table of options. Everything that reads, shows or describes options is made from it.
+The one table of the relay's options. Everything that reads, shows or describes them is made from it.
 
 This module is long as it is a list.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 from relayd.config import values
 from relayd.config.api_key import LEAST_LENGTH, ApiKeyFile
 from relayd.config.listen_address import ListenAddress, listen_address
-from relayd.config.option import DAY, Effect, Option, Section, Weakness, options_of
+from relayd.config.option import DAY, Effect, Option, OptionTable, Section, Weakness
 from relayd.config.secret_files import Unusable, read_line
 from relayd.config.server_tables import ServerRule
 from relayd.errors import UplinkError
@@ -422,5 +422,14 @@ class Config:
             raise UplinkError(reason=f"the proxy's password cannot be used: {'; '.join(reasons)}") from None
 
 
-OPTIONS: tuple[Option, ...] = options_of(Config)
-BY_NAME = {option.name: option for option in OPTIONS}
+#: The table of the relay.
+RELAY_TABLE = OptionTable(
+    program="relayd",
+    check="relayctl check",
+    config=Config,
+    prefix="RELAYD_",
+    not_its=("RELAYD_HUB_",),
+    examples='max-commands = 64 or dialect = "auto"',
+)
+OPTIONS: tuple[Option, ...] = RELAY_TABLE.options
+BY_NAME = RELAY_TABLE.by_name

@@ -6,41 +6,24 @@ Each mistake becomes one `ConfigError` that names the option, where it was set, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
-
-from msgspec import Struct
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from relayd.config.api_key import ApiKeyFile
 from relayd.config.consistency import contradictions, given_for, missing
 from relayd.config.credentials import CREDENTIALS, read_credential
+from relayd.config.gathering import HERE, ReadOptions, gather
 from relayd.config.host_tables import HOST_KEYS, HOSTS, read_host
-from relayd.config.option import GivenOptions, Option
-from relayd.config.options import BY_NAME, OPTIONS, Config
+from relayd.config.option import GivenOptions
+from relayd.config.options import BY_NAME, RELAY_TABLE, Config
 from relayd.config.paths import Elsewhere, Paths
 from relayd.config.server_tables import SERVERS, read_server
-from relayd.config.sources import Given, OptionSources, where_set
-from relayd.config.tables import Surroundings, Table, read_tables
+from relayd.config.sources import Given, where_set
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
 
-#: The relay itself reads its settings.
-_HERE: Final = Elsewhere()
 
-
-class Reading(Struct, frozen=True):
-    """
-    The result of `read`.
-
-    :ivar config: the settings; ``None`` where mistakes leave them unknown.
-    :ivar mistakes: all mistakes, in the order of command line, environment and file.
-    :ivar given: what was set, by the names of options; all other options have their defaults.
-    :ivar unknown: environment variables that begin with ``RELAYD_`` and name no option.
-    """
-
-    config: Config | None
-    mistakes: tuple[ConfigError, ...]
-    given: Mapping[str, Given]
-    unknown: tuple[str, ...]
+class Reading(ReadOptions[Config], frozen=True):
+    """The settings of a relay as `read` found them."""
 
 
 def load(
@@ -49,7 +32,7 @@ def load(
     *,
     complete: bool = True,
     directory: str | None = None,
-    elsewhere: Elsewhere = _HERE,
+    elsewhere: Elsewhere = HERE,
 ) -> Config:
     """
     The settings alone; for the parameters see `read`.
@@ -68,7 +51,7 @@ def read(
     *,
     complete: bool = True,
     directory: str | None = None,
-    elsewhere: Elsewhere = _HERE,
+    elsewhere: Elsewhere = HERE,
 ) -> Reading:
     """
     Read the options: the command line overrides the environment, that the file, and that the default.
@@ -80,54 +63,28 @@ def read(
         working directory.
     :param elsewhere: what is different when another process than the relay reads them.
     """
-    mistakes: list[ConfigError] = []
-    paths = Paths(environ, elsewhere)
-    directory = os.getcwd() if directory is None else directory
-    sources = OptionSources(OPTIONS, directory, paths, mistakes.append)
-    sources.read_argv(argv_options)
-    sources.read_environment(environ)
-    path, tables = _read_file(sources, environ, paths, mistakes)
-    given = sources.given
-    chosen = {option.attribute: _value(sources, option) for option in OPTIONS if option.name != "config"}
-    chosen["config"] = path
+    found = gather(
+        RELAY_TABLE,
+        argv_options,
+        environ,
+        directory=directory,
+        elsewhere=elsewhere,
+        readers={CREDENTIALS: read_credential, HOSTS: read_host, SERVERS: read_server},
+        settings=HOST_KEYS,
+    )
+    chosen, given, mistakes, paths = found.values, found.given, found.mistakes, found.paths
     private = _derive(chosen, environ, paths)
     config = None
     if not mistakes:  # a value that could not be read is not known, and neither is what depends on it
         key_file = ApiKeyFile(chosen["api_key_file"], allow_weak=chosen["allow_weak_key"], private=private)
-        config = Config(**chosen, **tables, _key_file=key_file)
+        config = Config(**chosen, **found.tables, _key_file=key_file)
         if complete:
             mistakes += [*missing(config), *contradictions(config, given, paths)]
             for number, each in enumerate(config.each_server, 1):
                 said = given_for(config, number, given)
                 known = set(map(str, mistakes))
                 mistakes += [mistake for mistake in _unusable_secrets(each, said, paths) if str(mistake) not in known]
-    return Reading(config, tuple(mistakes), given, tuple(sources.unknown))
-
-
-def _read_file(
-    sources: OptionSources, environ: Mapping[str, str], paths: Paths, mistakes: list[ConfigError]
-) -> tuple[str | None, dict[str, Any]]:
-    """The path of the file that ``config`` names, if any, and what its tables say, by their kinds."""
-    given = sources.given.get("config")
-    path: str | None = None if given is None else sources.value(BY_NAME["config"], given)
-    if given is None or path is None:
-        return None, {}
-    content = sources.read_toml(path, given.where)
-    surroundings = Surroundings(path, environ, paths, BY_NAME, HOST_KEYS)
-    readers: dict[str, Callable[[Table], Any]] = {CREDENTIALS: read_credential, HOSTS: read_host, SERVERS: read_server}
-    tables = {
-        kind: read_tables(kind, content.pop(kind, []), surroundings, read, mistakes.append)
-        for kind, read in readers.items()
-    }
-    sources.read_file(content, path)
-    return path, tables
-
-
-def _value(sources: OptionSources, option: Option) -> Any:
-    given = sources.given.get(option.name)
-    if given is not None:
-        return sources.value(option, given)
-    return None if option.default is None else option.parse(option.default)
+    return Reading(config, tuple(mistakes), given, found.unknown)
 
 
 def _derive(chosen: dict[str, Any], environ: Mapping[str, str], paths: Paths) -> bool:

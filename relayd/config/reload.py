@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, Final, Protocol
@@ -18,9 +18,9 @@ from twisted.logger import Logger
 
 from relayd.config import values
 from relayd.config.exposure import exposures
-from relayd.config.option import Effect, Option
-from relayd.config.options import OPTIONS, Config
-from relayd.config.reading import Reading
+from relayd.config.gathering import ReadOptions
+from relayd.config.option import Effect, Option, OptionTable
+from relayd.config.options import RELAY_TABLE, Config
 from relayd.config.server_tables import SERVERS
 from relayd.config.tables import heading
 from relayd.errors import ConfigError
@@ -56,12 +56,30 @@ class Changes(Struct, frozen=True):
 
 
 class Reloadable(Protocol):
-    """A relay that takes new settings: `relayd.service.RelayService`."""
+    """A service that takes new settings, such as `relayd.service.RelayService`."""
 
     running: Any
 
-    def apply(self, config: Config) -> Changes:
+    def apply(self, config: Any) -> Changes:
         """Use *config* from now on, as far as that is possible while running."""
+
+
+def compare_options(table: OptionTable, old: object, new: object) -> tuple[dict[str, Any], list[Change]]:
+    """
+    Compare the options of a running program with new ones.
+
+    :return: by their names in Python the new values that need no restart; and what is different.
+    """
+    changes: list[Change] = []
+    taken: dict[str, Any] = {}
+    for option in table.options:
+        before, after = getattr(old, option.attribute), getattr(new, option.attribute)
+        if before == after:
+            continue
+        changes.append(Change(option.name, _tell(option, before, after), option.effect))
+        if option.effect is not Effect.RESTART:
+            taken[option.attribute] = after
+    return taken, changes
 
 
 def compare(old: Config, new: Config) -> tuple[Config, Changes]:
@@ -70,15 +88,7 @@ def compare(old: Config, new: Config) -> tuple[Config, Changes]:
 
     :return: the settings to run with from now on, and what is different.
     """
-    changes: list[Change] = []
-    taken: dict[str, Any] = {}
-    for option in OPTIONS:
-        before, after = getattr(old, option.attribute), getattr(new, option.attribute)
-        if before == after:
-            continue
-        changes.append(Change(option.name, _tell(option, before, after), option.effect))
-        if option.effect is not Effect.RESTART:
-            taken[option.attribute] = after
+    taken, changes = compare_options(RELAY_TABLE, old, new)
     for kind in _TABLES:
         was, now = getattr(old, kind), getattr(new, kind)
         if was != now:
@@ -106,26 +116,44 @@ def _without_queries(urls: object) -> object:
     return tuple(map(values.without_query, urls)) if isinstance(urls, tuple) else urls
 
 
+class ReloadWords(Struct, frozen=True, kw_only=True):
+    """
+    What is said of a reload in a program's own words.
+
+    :ivar program: its command.
+    :ivar check: the command that checks its settings.
+    :ivar changed: says what has changed already, and what is read anew anyway; it follows "settings read again; ".
+    :ivar exposures: one line for each thing that the settings expose to other users of the machine.
+    """
+
+    program: str
+    check: str
+    changed: Callable[[Changes], str]
+    exposures: Callable[[Any, Mapping[str, str]], Sequence[str]]
+
+
 class ReloadOnSignal(Service):
     """
-    Reloads the settings of a relay on SIGHUP. A mistake in them changes nothing.
+    Reloads the settings of a service on SIGHUP. A mistake in them changes nothing.
 
     :param read: reads the settings.
-    :param relay: the relay that gets them.
+    :param service: what gets them.
     :param announce: gives a context for each reload.
     """
 
     def __init__(
         self,
         reactor: Any,
-        read: Callable[[], Reading],
-        relay: Reloadable,
+        read: Callable[[], ReadOptions[Any]],
+        service: Reloadable,
         announce: Callable[[], AbstractContextManager[None]] = nullcontext,
+        words: ReloadWords | None = None,
     ) -> None:
         self._reactor = reactor
         self._read = read
-        self._relay = relay
+        self._service = service
         self._announce = announce
+        self._words = words or RELAY_WORDS
 
     def startService(self) -> None:
         """Install the handler when the reactor runs; a handler that is there by then stays."""
@@ -143,8 +171,8 @@ class ReloadOnSignal(Service):
 
     def reload(self) -> None:
         """Read the settings and apply them, or log why not."""
-        if not self._relay.running:
-            _log.info("SIGHUP: relayd is stopping; its settings stay as they are")
+        if not self._service.running:
+            _log.info("SIGHUP: {program} is stopping; its settings stay as they are", program=self._words.program)
             return
         with self._announce():
             self._reload()
@@ -156,12 +184,12 @@ class ReloadOnSignal(Service):
                 first, *more = reading.mistakes
                 self._refuse(first, len(more))
                 return
-            changes = self._relay.apply(reading.config)
-            exposed = exposures(reading, os.environ)
+            changes = self._service.apply(reading.config)
+            exposed = self._words.exposures(reading, os.environ)
         except ConfigError as error:
             self._refuse(error, 0)
             return
-        except Exception:  # such as a working directory that is gone; the relay keeps running
+        except Exception:  # such as a working directory that is gone; the service keeps running
             _log.failure("SIGHUP: the settings could not be read again, and stay as they are")
             return
         self._tell(changes)
@@ -172,18 +200,25 @@ class ReloadOnSignal(Service):
         _log.error(
             "SIGHUP: nothing was changed, because of {reason}{more}",
             reason=str(error),
-            more=f" (and {more} more: relayctl check lists them)" if more else "",
+            more=f" (and {more} more: {self._words.check} lists them)" if more else "",
         )
 
     def _tell(self, changes: Changes) -> None:
-        now, later = changes.of(Effect.COMMANDS, Effect.HOSTS), changes.of(Effect.CONNECTION)
-        parts = [
-            f"for new commands: {', '.join(now.values())}" if now else "",
-            f"from the next connection to the main server: {', '.join(later.values())}" if later else "",
-        ]
-        _log.info(
-            "SIGHUP: settings read again; changed {what}. API key and certificates are read at each connection anyway",
-            what=", and ".join(filter(None, parts)) or "nothing",
-        )
+        _log.info("SIGHUP: settings read again; {what}", what=self._words.changed(changes))
         if pending := changes.of(Effect.RESTART):
             _log.warn("SIGHUP: these take effect after a restart: {what}", what=", ".join(pending.values()))
+
+
+def _changed(changes: Changes) -> str:
+    now, later = changes.of(Effect.COMMANDS, Effect.HOSTS), changes.of(Effect.CONNECTION)
+    parts = [
+        f"for new commands: {', '.join(now.values())}" if now else "",
+        f"from the next connection to the main server: {', '.join(later.values())}" if later else "",
+    ]
+    what = ", and ".join(filter(None, parts)) or "nothing"
+    return f"changed {what}. API key and certificates are read at each connection anyway"
+
+
+RELAY_WORDS: Final = ReloadWords(
+    program=RELAY_TABLE.program, check=RELAY_TABLE.check, changed=_changed, exposures=exposures
+)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from relayd.config import values
-from relayd.config.option import GivenOptions, Option
+from relayd.config.option import GivenOptions, Option, OptionTable
 from relayd.config.paths import Paths
 from relayd.errors import ConfigError
 
@@ -21,7 +21,7 @@ _LONGEST_SHOWN: Final = 24
 _ALIKE: Final = 0.8
 #: What to do about a TOML file that cannot be read.
 _CURES: Final = {
-    PermissionError: "; relayd's user has to read it: chmod 644 it",
+    PermissionError: "; {program}'s user has to read it: chmod 644 it",
     FileNotFoundError: "; write it, or name another",
     IsADirectoryError: "; name the file in it",
 }
@@ -61,22 +61,24 @@ class OptionSources:
     """
     Collects what was set; call its methods in the order of precedence.
 
+    :param table: the options.
     :param directory: what relative paths on the command line and in the environment are relative to.
     :param paths: says where paths lead, and where variables were set.
     :param refuse: called with each mistake.
     :ivar given: what was set, by the names of options.
-    :ivar unknown: environment variables that begin with ``RELAYD_`` and name no option.
+    :ivar unknown: environment variables that begin as the program's do and name no option.
     """
 
     def __init__(
         self,
-        options: Sequence[Option],
+        table: OptionTable,
         directory: str,
         paths: Paths,
         refuse: Callable[[ConfigError], object],
     ) -> None:
-        self._by_name = {option.name: option for option in options}
-        self._by_variable = {option.environment_name: option for option in options}
+        self._table = table
+        self._by_name = table.by_name
+        self._by_variable = {option.environment_name: option for option in table.options}
         self._directory = directory
         self._paths = paths
         self._tell = refuse
@@ -99,7 +101,7 @@ class OptionSources:
             if option is not None:
                 if text or option.parse is values.any_text:  # an empty variable is the usual way to say "not set"
                     self._give(option.name, Given(text, where, self._directory, in_environment=True))
-            elif variable.startswith("RELAYD_"):
+            elif variable.startswith(self._table.prefix) and not variable.startswith(self._table.not_its):
                 if values.near(variable, self._by_variable, _ALIKE):
                     self._refuse_unknown(variable, where, self._by_variable)
                 else:
@@ -117,7 +119,7 @@ class OptionSources:
             with open(path, "rb") as file:
                 return tomllib.loads(file.read().decode("utf-8-sig"))  # some editors begin files with a byte order mark
         except OSError as error:
-            advice = _CURES.get(type(error), "")
+            advice = _CURES.get(type(error), "").format(program=self._table.program)
             self._refuse(where, f"{path} cannot be read: {error.strerror}{advice}")
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             said = str(error)
@@ -130,8 +132,12 @@ class OptionSources:
             self._refuse(path, "is not valid TOML: it nests too deeply")
         return {}
 
-    def read_file(self, content: Mapping[str, Any], path: str) -> None:
-        """Take what a TOML file holds, without the tables of which there may be several."""
+    def read_file(self, content: Mapping[str, Any], path: str, kinds: Collection[str] = ()) -> None:
+        """
+        Take what a TOML file holds, without the tables of which there may be several.
+
+        :param kinds: the kinds of those.
+        """
         known = set(self._by_name) - {"config"}
         for name, value in content.items():
             where = f"{name if name in known else values.key(name)} in {path}"
@@ -139,11 +145,12 @@ class OptionSources:
                 if isinstance(value, dict):
                     self._refuse(where, "no such table; options belong at the top of the file, outside of tables")
                 else:
-                    self._refuse_unknown(name, where, known | {"credentials", "hosts", "servers"})
+                    self._refuse_unknown(name, where, known | set(kinds))
                 continue
             try:
                 option = self._by_name[name]
-                text = text_of_toml(_listed(value) if option.several else value, several=_may_be_list(option))
+                found = _listed(value) if option.several else value
+                text = text_of_toml(found, several=_may_be_list(option), examples=self._table.examples)
             except ValueError as reason:
                 self._refuse(where, str(reason))
             else:
@@ -176,11 +183,12 @@ class OptionSources:
         self._refuse(where, "no such option" + (f"; did you mean {meant}?" if meant else ""))
 
 
-def text_of_toml(value: object, *, several: bool = False) -> str:
+def text_of_toml(value: object, *, several: bool = False, examples: str = "") -> str:
     """
     A value of a TOML file as people write it on the command line.
 
     :param several: whether it may be a list of texts.
+    :param examples: what would be right, for the message.
     :raises ValueError: when it is of another kind; says what was expected.
     """
     if several and isinstance(value, list) and all(map(_is_item, value)):
@@ -191,7 +199,7 @@ def text_of_toml(value: object, *, several: bool = False) -> str:
         raise ValueError("the number is too large")
     if isinstance(value, (str, int, float)):
         return str(value)
-    raise ValueError('expected one value, like max-commands = 64 or dialect = "auto"')
+    raise ValueError(f"expected one value, like {examples}")
 
 
 def _listed(value: object) -> object:

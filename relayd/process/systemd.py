@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 from twisted.application.service import Service
@@ -46,42 +46,89 @@ class Standing(Struct, frozen=True, kw_only=True):
     undelivered: int = 0
 
 
+class Condition(NamedTuple):
+    """
+    What is reported of any service.
+
+    :ivar ready: whether it does its work now.
+    :ivar status: one line for people.
+    """
+
+    ready: bool
+    status: str
+
+
+class RelayCondition:
+    """
+    The `Condition` of a relay; called with whether it is stopping.
+
+    :param clock: the reactor's.
+    :param standing: returns the status.
+    :param time_of_day: returns seconds since 1970, for times that people read.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, standing: Callable[[], Standing], time_of_day: Callable[[], float] = time.time
+    ) -> None:
+        self._clock = clock
+        self._standing = standing
+        self._time_of_day = time_of_day
+        #: Since when the relay is accepted: by the reactor's clock, and as text for people.
+        self._since = (0.0, "")
+
+    def __call__(self, stopping: bool) -> Condition:
+        standing = self._standing()
+        return Condition(standing.accepted, self._describe(standing, stopping))
+
+    def _describe(self, standing: Standing, stopping: bool) -> str:
+        count = standing.running
+        running = f"{count} {'command runs' if count == 1 else 'commands run'}"
+        if stopping:
+            left = standing.undelivered
+            waits = f", {left} {'result is' if left == 1 else 'results are'} not confirmed" if left else ""
+            away = "" if standing.accepted or not waits else f"; not connected to {standing.server}"
+            return f"stopping: {running}{waits}{away}"
+        if standing.accepted:
+            if self._since[0] != standing.since:
+                began = self._time_of_day() - (self._clock.seconds() - standing.since)
+                self._since = (standing.since, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)))
+            return f"accepted by {standing.server} since {self._since[1]}; {running}"
+        if standing.last_error is None:
+            return f"connecting to {standing.server}; {running}"
+        return f"not connected to {standing.server}, will try again; {running}; {standing.last_error}"
+
+
 class Notifier(Service):
     """
-    Follows the status of a relay and reports changes to the service manager.
+    Follows the condition of a service and reports changes to the service manager.
 
-    The relay is *ready* once the main server accepts it for the first time, and stays so; the status line, which people
-    read, shows every loss. A message that could not be sent is sent with the next look.
+    The service is *ready* once it does its work for the first time (a relay: the main server accepts it), and stays so;
+    the status line, which people read, shows every loss. A message that could not be sent is sent with the next look.
 
     :param clock: the reactor's clock: the watchdog is fed from the event loop, so that it bites when that hangs.
     :param send: sends one message; raises ``OSError`` when it cannot.
-    :param standing: returns the status.
-    :param drain_timeout: returns the seconds that commands have to finish when the relay stops.
+    :param condition: returns the condition; its argument is whether the service is stopping.
+    :param drain_timeout: returns the seconds that the service has to finish its work when it stops.
     :param watchdog: seconds within which the service manager expects a sign of life; ``None``: it expects none.
-    :param time_of_day: returns seconds since 1970, for times that people read.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
         send: Callable[[str], None],
-        standing: Callable[[], Standing],
+        condition: Callable[[bool], Condition],
         drain_timeout: Callable[[], float],
         watchdog: float | None = None,
-        time_of_day: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
         self._send = send
-        self._standing = standing
+        self._condition = condition
         self._drain_timeout = drain_timeout
-        self._time_of_day = time_of_day
         self._ready = False
         self._stopping = False
         self._failed = False
         #: The status line that was sent last.
         self._status: str | None = None
-        #: Since when the relay is accepted: by the reactor's clock, and as text for people.
-        self._since = (0.0, "")
         self._beats = [(LoopingCall(self._look), INTERVAL)]
         if watchdog is not None:
             self._beats.append((LoopingCall(self._tell, "WATCHDOG=1"), watchdog / 2))
@@ -101,7 +148,7 @@ class Notifier(Service):
                 beat.stop()
 
     def stopping(self) -> None:
-        """Report that the relay begins to drain, and ask for the time that this may take."""
+        """Report that the service begins to stop, and ask for the time that this may take."""
         self._stopping = True
         microseconds = round((self._drain_timeout() + CLOSING) * 1_000_000)
         self._tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={microseconds}")
@@ -109,7 +156,7 @@ class Notifier(Service):
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        """Report that the relay reloads its settings meanwhile. Before it is ready, this would make it look ready."""
+        """Report that the service reloads its settings meanwhile. Before it is ready, this would make it look ready."""
         if not self._ready:
             yield
             return
@@ -120,29 +167,11 @@ class Notifier(Service):
             self._tell("READY=1")
 
     def _look(self) -> None:
-        standing = self._standing()
-        if standing.accepted and not self._ready and not self._stopping:
+        ready, status = self._condition(self._stopping)
+        if ready and not self._ready and not self._stopping:
             self._ready = self._tell("READY=1")
-        status = self._describe(standing)
         if status != self._status and self._tell(f"STATUS={_one_line(status)}"):
             self._status = status
-
-    def _describe(self, standing: Standing) -> str:
-        count = standing.running
-        running = f"{count} {'command runs' if count == 1 else 'commands run'}"
-        if self._stopping:
-            left = standing.undelivered
-            waits = f", {left} {'result is' if left == 1 else 'results are'} not confirmed" if left else ""
-            away = "" if standing.accepted or not waits else f"; not connected to {standing.server}"
-            return f"stopping: {running}{waits}{away}"
-        if standing.accepted:
-            if self._since[0] != standing.since:
-                began = self._time_of_day() - (self._clock.seconds() - standing.since)
-                self._since = (standing.since, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)))
-            return f"accepted by {standing.server} since {self._since[1]}; {running}"
-        if standing.last_error is None:
-            return f"connecting to {standing.server}; {running}"
-        return f"not connected to {standing.server}, will try again; {running}; {standing.last_error}"
 
     def _tell(self, message: str) -> bool:
         try:
@@ -159,7 +188,7 @@ class Notifier(Service):
 def make_notifier(
     environ: Mapping[str, str],
     clock: IReactorTime,
-    standing: Callable[[], Standing],
+    condition: Callable[[bool], Condition],
     drain_timeout: Callable[[], float],
 ) -> Notifier | None:
     """
@@ -174,7 +203,7 @@ def make_notifier(
     if environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
         text = environ.get("WATCHDOG_USEC", "")
         watchdog = int(text) / 1_000_000 if text.isascii() and text.isdigit() and int(text) else None
-    return Notifier(clock, sender(address), standing, drain_timeout, watchdog)
+    return Notifier(clock, sender(address), condition, drain_timeout, watchdog)
 
 
 def sender(address: str) -> Callable[[str], None]:

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from relayd import tap
+from relayd.config import command_line
 from relayd.config.paths import Elsewhere
 from relayd.config.reading import read
 from relayd.process.unit_files import loaded_credentials
@@ -98,7 +98,7 @@ class MissingKeyTests(ConfigCase):
         files = self.directory / "files"
         files.mkdir()
         (files / "relayd@a.service").write_text("[Service]\nLoadCredential=api-key:/etc/relayd/the-key\n")
-        self.patch(tap, "loaded_credentials", lambda unit: loaded_credentials(unit, (files,)))
+        self.patch(command_line, "loaded_credentials", lambda unit: loaded_credentials(unit, (files,)))
         folder = self.directory / "relayd@a.service"
         folder.mkdir()
         (folder / "api-key").write_text("\n")

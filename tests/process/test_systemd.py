@@ -22,7 +22,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.hub import Hub
-from relayd.process.systemd import CLOSING, INTERVAL, Notifier, Standing, make_notifier, sender
+from relayd.process.systemd import CLOSING, INTERVAL, Notifier, RelayCondition, Standing, make_notifier, sender
 from relayd.wire.messages import Secret
 from tests.support.relays import Relayd
 
@@ -47,10 +47,9 @@ class NotifierTests(SynchronousTestCase):
         notifier = Notifier(
             self.clock,
             self.send,
-            lambda: self.standing,
+            RelayCondition(self.clock, lambda: self.standing, lambda: 1_000_000_000 + self.clock.seconds()),
             lambda: 20.0,
             watchdog,
-            lambda: 1_000_000_000 + self.clock.seconds(),
         )
         notifier.startService()
         self.addCleanup(notifier.stopService)
@@ -157,7 +156,7 @@ class EnvironmentTests(SynchronousTestCase):
     def told(self, **environ: str) -> list[str]:
         """What is told within 10 s."""
         environ = {"NOTIFY_SOCKET": self.path} | environ
-        notifier = make_notifier(environ, self.clock, lambda: ACCEPTED, float)
+        notifier = make_notifier(environ, self.clock, RelayCondition(self.clock, lambda: ACCEPTED), float)
         assert notifier is not None
         notifier.startService()
         self.clock.pump([0.5] * 20)
@@ -166,7 +165,7 @@ class EnvironmentTests(SynchronousTestCase):
 
     def test_no_service_manager(self) -> None:
         for environ in ({}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}):
-            self.assertIsNone(make_notifier(environ, self.clock, lambda: NEVER, float))
+            self.assertIsNone(make_notifier(environ, self.clock, RelayCondition(self.clock, lambda: NEVER), float))
 
     def test_without_watchdog(self) -> None:
         for environ in ({}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "\N{SUPERSCRIPT TWO}"}):

@@ -22,7 +22,7 @@ import jsonschema_rs
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.config import credentials, host_tables
-from relayd.config.options import OPTIONS
+from relayd.config.options import OPTIONS, RELAY_TABLE
 from relayd.config.paths import Paths
 from relayd.config.sources import OptionSources
 from relayd.config.tables import Surroundings, read_tables
@@ -127,7 +127,7 @@ class UseTests(SynchronousTestCase):
         content = tomllib.loads("\n".join(lines))
         self.assertEqual(set(content) - {"credentials", "hosts"}, {option.name for option in OPTIONS} - {"config"})
         mistakes: list[ConfigError] = []
-        sources = OptionSources(OPTIONS, "/", Paths({}), mistakes.append)
+        sources = OptionSources(RELAY_TABLE, "/", Paths({}), mistakes.append)
         sources.read_file(
             {name: value for name, value in content.items() if name not in ("credentials", "hosts")}, "/x.toml"
         )

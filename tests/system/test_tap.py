@@ -23,7 +23,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from relayd import __version__
 from relayd.config.options import OPTIONS
 from relayd.errors import MISTAKES
-from relayd.tap import Options, OrderlyExit, makeService
+from relayd.process.program import OrderlyExit
+from relayd.tap import Options, makeService
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The deadline of any process here, in seconds.
@@ -335,7 +336,7 @@ class OrderlyExitTests(SynchronousTestCase):
         self.addCleanup(self.restore)
         signal.signal(signal.SIGTERM, self.reactor.sigTerm)
         signal.signal(signal.SIGINT, self.reactor.sigInt)
-        self.service = OrderlyExit(self.reactor, lambda: 30)
+        self.service = OrderlyExit(self.reactor, lambda name: None)
         self.service.startService()
 
     def restore(self) -> None:
@@ -365,7 +366,7 @@ class OrderlyExitTests(SynchronousTestCase):
         self.service.stopService()
         reactor = StoppableReactor(running=False)
         signal.signal(signal.SIGTERM, reactor.sigTerm)
-        service = OrderlyExit(reactor, lambda: 30)
+        service = OrderlyExit(reactor, lambda name: None)
         service.startService()
         service.stopService()
         for call in reactor.waiting:

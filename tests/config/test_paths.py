@@ -102,7 +102,7 @@ class MissingKeyTests(ConfigCase):
         folder = self.directory / "relayd@a.service"
         folder.mkdir()
         (folder / "api-key").write_text("\n")
-        self.patch(tap, "CREDENTIALS_ROOT", str(self.directory))
+        self.patch(command_line, "CREDENTIALS_ROOT", str(self.directory))
         self.patch(os, "environ", {"CREDENTIALS_DIRECTORY": str(folder)})
         with open(self.directory / "said", "w+") as said:
             self.patch(sys, "stderr", said)

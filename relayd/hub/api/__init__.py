@@ -1,0 +1,3 @@
+"""
+The hub's HTTP interface for people and programs: routes, checks, answers, events, and the OpenAPI document of all.
+"""

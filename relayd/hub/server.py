@@ -25,9 +25,9 @@ from relayd.hub.errors import (
     NoResult,
     RelayOffline,
 )
-from relayd.hub.protocol import RelayConnection, RelayConnectionFactory
-from relayd.hub.questions import Mark, Questions
-from relayd.hub.registry import Registry
+from relayd.hub.links.protocol import RelayConnection, RelayConnectionFactory
+from relayd.hub.links.questions import Mark, Questions
+from relayd.hub.links.registry import Registry
 from relayd.hub.settings import HubSettings
 from relayd.language.texts import Text, printable, span
 from relayd.wire.field_types import MAYBE_SECONDS, TEXT, check_type
@@ -239,7 +239,7 @@ class Hub:
                 connection.shut("the main server shuts down", going_away=True)
             await all_closed
 
-    # What the connections tell (`relayd.hub.protocol.RelayListener`)
+    # What the connections tell (`relayd.hub.links.protocol.RelayListener`)
 
     def accepts(self, proxy_id: str, api_key: str) -> bool:
         """Whether *api_key* is the key of that relay; takes the same time for a wrong key and for an unknown relay."""

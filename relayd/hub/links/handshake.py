@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.logger import Logger
 
-from relayd.hub.bounded_server import BoundedServer
+from relayd.hub.links.bounded_server import BoundedServer
 from relayd.hub.settings import HubSettings
 from relayd.language.texts import printable
 from relayd.wire.dialects import native, socketio

@@ -15,9 +15,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relayd.errors import InvalidMessage, ProtocolError
-from relayd.hub.doorway import Doorway
-from relayd.hub.handshake import HandshakeServer
-from relayd.hub.heartbeat import Heartbeat
+from relayd.hub.links.doorway import Doorway
+from relayd.hub.links.handshake import HandshakeServer
+from relayd.hub.links.heartbeat import Heartbeat
 from relayd.hub.settings import HubSettings
 from relayd.language.texts import printable, span
 from relayd.wire.dialects import native

@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.hub.errors import CommandInFlight
-from relayd.hub.registry import Registry
+from relayd.hub.links.registry import Registry
 
 
 class RegistryTests(SynchronousTestCase):

@@ -18,8 +18,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.hub import HubSettings
-from relayd.hub.bounded_server import MAX_JOINING, MAX_REQUEST
-from relayd.hub.doorway import PATIENCE, Doorway, origin_of
+from relayd.hub.links.bounded_server import MAX_JOINING, MAX_REQUEST
+from relayd.hub.links.doorway import PATIENCE, Doorway, origin_of
 from relayd.network.flow import MAX_BEHIND
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import Connected, EventReceived

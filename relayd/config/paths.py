@@ -40,6 +40,14 @@ def passed_on(name: str) -> str:
     return f"systemd passes it on, and only that can be read: give ${CREDENTIALS}/{name}, or leave the option out"
 
 
+def state_directory(environ: Mapping[str, str], name: str) -> str:
+    """The directory of a program's state where nothing else is said."""
+    # Never below the working directory: relayd started from another one would have forgotten all host keys.
+    personal = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    fallback = f"/var/lib/{name}" if os.geteuid() == 0 else os.path.join(personal, name)
+    return os.path.abspath(environ.get("STATE_DIRECTORY", "").split(":")[0] or fallback)
+
+
 class Paths:
     """
     The paths of one reading of the settings.

@@ -16,7 +16,7 @@ from relayd.config.gathering import HERE, ReadOptions, gather
 from relayd.config.host_tables import HOST_KEYS, HOSTS, read_host
 from relayd.config.option import GivenOptions
 from relayd.config.options import BY_NAME, RELAY_TABLE, Config
-from relayd.config.paths import Elsewhere, Paths
+from relayd.config.paths import Elsewhere, Paths, state_directory
 from relayd.config.server_tables import SERVERS, read_server
 from relayd.config.sources import Given, where_set
 from relayd.errors import ConfigError, KeyUnusable, UplinkError
@@ -97,10 +97,7 @@ def _derive(chosen: dict[str, Any], environ: Mapping[str, str], paths: Paths) ->
     if private:
         chosen["api_key_file"] = paths.resolve("api-key", paths.credentials)
     if chosen["state_dir"] is None:
-        # Never below the working directory: relayd started from another one would have forgotten all host keys.
-        personal = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-        fallback = "/var/lib/relayd" if os.geteuid() == 0 else os.path.join(personal, "relayd")
-        chosen["state_dir"] = os.path.abspath(environ.get("STATE_DIRECTORY", "").split(":")[0] or fallback)
+        chosen["state_dir"] = state_directory(environ, "relayd")
     if chosen["known_hosts"] is None:
         chosen["known_hosts"] = os.path.join(chosen["state_dir"], "known_hosts")
     return private

@@ -1,5 +1,5 @@
 """
-The directory of a relay's state: private to its user, and used by one relay at a time.
+The directory of a relay's or a hub's state: private to its user, and used by one process at a time.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ KEY_BYTES = 32
 
 class StateDirectory:
     """
-    The directory of one relay's state.
+    The directory of one relay's state, or one hub's.
 
     :param path: its path; it need not exist.
+    :param owner: ``relay`` or ``hub``.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, owner: str = "relay") -> None:
         self.path = path
+        self._owner = owner
         self._lock: int | None = None
         self._key = b""
 
     def claim(self) -> None:
         """
-        Create the directory if it is missing, and keep other relays out of it until `release`, or the process ends.
+        Create the directory if it is missing, and keep others out of it until `release`, or the process ends.
 
-        :raises ConfigError: when it cannot be used, or another relay uses it.
+        :raises ConfigError: when it cannot be used, or another process uses it.
         """
         self._make()
         try:
@@ -48,7 +50,9 @@ class StateDirectory:
             holder = _process_in(lock)
             os.close(lock)
             process = f" (process {holder})" if holder else ""
-            reason = f"{self.path} is in use by another relayd{process}; give each relay a directory of its own"
+            program = "relayd" if self._owner == "relay" else f"relayd-{self._owner}"
+            advice = f"give each {self._owner} a directory of its own"
+            reason = f"{self.path} is in use by another {program}{process}; {advice}"
             raise ConfigError(option="--state-dir", reason=reason) from None
         except OSError as error:
             # For example on NFS, when its server has no lock manager.
@@ -62,6 +66,8 @@ class StateDirectory:
             os.close(lock)
             raise self._unusable(self._with_cure("", error)) from None
         self._lock = lock
+        if self._owner != "relay":
+            return  # only a journal has fingerprints
         try:
             self._key = self._read_key()
         except ConfigError:
@@ -69,14 +75,14 @@ class StateDirectory:
             raise
 
     def release(self) -> None:
-        """Let other relays use the directory again."""
+        """Let others use the directory again."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def holder(self) -> str | None:
         """
-        The process id of the relay that uses the directory now, empty if it is not known; ``None``: no relay uses it.
+        The process id of the relay or hub that uses the directory now, empty if it is not known; ``None``: none does.
 
         :raises OSError: when that cannot be found out.
         """
@@ -129,7 +135,7 @@ class StateDirectory:
             raise self._unusable(self._with_cure("", error)) from None
         if not usable:
             raise self._unusable("this user cannot write there; make it the owner (chown)")
-        if hindrance := directory_hindrance(self.path):
+        if hindrance := directory_hindrance(self.path, self._owner):
             raise ConfigError(option="--state-dir", reason=hindrance)
 
     def _with_cure(self, what: str, error: OSError) -> str:
@@ -145,7 +151,7 @@ class StateDirectory:
         return ConfigError(option="--state-dir", reason=f"{self.path} cannot be used: {reason}")
 
 
-def directory_hindrance(path: str) -> str:
+def directory_hindrance(path: str, owner: str = "relay") -> str:
     """
     Why a directory cannot be used, as far as that is known before it is created, perhaps by another user (``twistd
     --uid``); empty: no reason is known.
@@ -162,7 +168,7 @@ def directory_hindrance(path: str) -> str:
         return f"{path} cannot be used: this user cannot write to {existing}; {_ELSEWHERE}"
     if existing == Path(path) and existing.stat().st_mode & 0o022:
         advice = "chmod go-w it, or use a directory in it that does not exist yet"
-        return f"others can write to {path} and so change the relay's state: {advice}"
+        return f"others can write to {path} and so change the {owner}'s state: {advice}"
     return ""
 
 

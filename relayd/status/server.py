@@ -4,11 +4,7 @@ The HTTP server of `relayd.status`: bounded in everything that a client can make
 
 from __future__ import annotations
 
-import os
-import socket
-import stat
 from collections.abc import Callable
-from errno import EACCES, EADDRINUSE, ENOENT, EPERM, EROFS
 from functools import partial
 from typing import Any, Final, cast
 
@@ -22,8 +18,8 @@ from twisted.python.failure import Failure
 from twisted.web import http
 
 from relayd.config.listen_address import ListenAddress
+from relayd.config.listening import remove_stale, why_not
 from relayd.errors import ConfigError
-from relayd.network.descriptors import words_of
 from relayd.status.responses import Responder, Response
 from relayd.status.sources import StatusSources
 
@@ -174,7 +170,7 @@ class StatusServer(Service):
         failures: list[Failure] = []
         listening.addCallbacks(self._listening, failures.append)
         if failures:
-            raise ConfigError(option="--status", reason=_reason(self._address, failures[0].value)) from None
+            raise ConfigError(option="--status", reason=why_not(self._address, failures[0].value)) from None
         super().startService()
         _log.info("Status and metrics are at {address}", address=str(self._address))
         if not self._address.is_local:
@@ -194,7 +190,7 @@ class StatusServer(Service):
     def _listen(self) -> Deferred[Any]:
         address = self._address
         if address.path:
-            _remove_stale(address.path)
+            remove_stale(address.path)
             endpoint: Any = UNIXServerEndpoint(self._reactor, address.path, mode=address.mode)
         else:
             make = TCP6ServerEndpoint if ":" in address.host else TCP4ServerEndpoint
@@ -204,29 +200,3 @@ class StatusServer(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket that a killed process left; a socket with a listener stays, and so does any other file."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1.0)
-            probe.connect(path)
-    except ConnectionRefusedError:
-        os.unlink(path)
-    except OSError:
-        pass  # listening says what is wrong
-
-
-def _reason(address: ListenAddress, error: BaseException | None) -> str:
-    error = getattr(error, "socketError", error)
-    text = words_of(error, str(error)) if isinstance(error, OSError) else str(error)
-    number = error.errno if isinstance(error, OSError) else None
-    cure = "; give another address, or stop what listens there (see ss -lntxp)" if number == EADDRINUSE else ""
-    if number in (EACCES, EPERM, EROFS, ENOENT) and address.path:
-        cure = "; give a path in a directory that relayd's user can write to, such as /run/relayd under its unit"
-    elif number in (EACCES, EPERM):
-        cure = "; give a port from 1024 on"
-    return f"cannot listen at {address}: {text}{cure}"

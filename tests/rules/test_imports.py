@@ -13,6 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
 
+PLUGINS = ("twisted/plugins/relayd_plugin.py", "twisted/plugins/relayd_hub_plugin.py")
+
 #: From the top: a part, which is a folder or a module, imports only what is on floors below its own, and itself.
 FLOORS = (
     ("relayd.__main__",),
@@ -202,16 +204,17 @@ class ImportTests(SynchronousTestCase):
                     users |= {module for alias in node.names if alias.name == "reactor"}
                 if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet.task":
                     runners |= {module for alias in node.names if alias.name == "react"}
-        self.assertEqual(users - {"relayd.demo.demonstration"}, {"relayd.tap"})
+        self.assertEqual(users - {"relayd.demo.demonstration"}, {"relayd.tap", "relayd.hub_tap"})
         self.assertEqual(runners - {"relayd.demo.demonstration"}, _RUNNERS)
 
     def test_entry_points_have_no_logic(self) -> None:
         harmless = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
-        for name in ("twisted/plugins/relayd_plugin.py", "relayd.tac"):
+        for name in (*PLUGINS, "relayd.tac", "relayd-hub.tac"):
             tree = ast.parse((ROOT / name).read_text())
             self.assertEqual([type(node) for node in tree.body if not isinstance(node, harmless)], [], name)
             self.assertEqual([node for node in ast.walk(tree) if isinstance(node, (ast.Lambda, ast.IfExp))], [], name)
             self.assertLess(len(tree.body), 8, name)
 
-    def test_the_plugin_imports_nothing_of_relayd(self) -> None:
-        self.assertEqual(imports_of(ROOT / "twisted/plugins/relayd_plugin.py"), set())
+    def test_the_plugins_import_nothing_of_relayd(self) -> None:
+        for name in PLUGINS:
+            self.assertEqual(imports_of(ROOT / name), set())

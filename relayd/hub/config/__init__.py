@@ -1,0 +1,3 @@
+"""
+The hub's options: its table, how it is read, and what the values mean together.
+"""

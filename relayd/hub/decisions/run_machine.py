@@ -175,7 +175,7 @@ class RunMachine:
         if self._storing.get(slot, (None, ""))[0] == number:
             relay = self._storing.pop(slot)[1]
             until = max(self._plan.wait_until, now + self._plan.patience.resend)
-            self._under_way.add(slot, Trip(relay, now, until, writes=1, stored=now))
+            self._under_way.add(slot, Trip(relay, now, until, writes=1, stored=self._sent_deadline(now)))
             self._effects.append(Write(slot, relay, False))
         return self._done(now)
 
@@ -350,8 +350,10 @@ class RunMachine:
         self._places.take(relay, self._plan.aims[slot].host)
         self.slots.set(slot, InvocationState.SENT)
         self._unhurried.discard(slot)
-        patience = self._plan.patience
-        self._effects.append(Store(slot, relay, now + patience.timeout + patience.grace, self._number))
+        self._effects.append(Store(slot, relay, self._sent_deadline(now), self._number))
+
+    def _sent_deadline(self, now: int) -> int:
+        return now + self._plan.patience.timeout + self._plan.patience.grace
 
     def _queue(self, slot: int, now: int) -> None:
         """It cannot be sent now."""

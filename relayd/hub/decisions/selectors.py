@@ -151,8 +151,8 @@ class Selector:
             return NoHostSelected(
                 self.text,
                 position,
-                'no host matches "{selector}": of the {count} hosts that match what stands before it, none matches '
-                '"{part}"',
+                'no host matches "{selector}": {count} of the inventory match what stands before "{part}", and none of '
+                "them matches that",
                 selector=_quoted(self.text),
                 count=before,
                 part=_quoted(part),

@@ -126,6 +126,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.rows = [Row() for _ in aims]
         self.run_state = RunState.RUNNING
         self.storing: list[Store] = []
+        #: Questions that relays have not answered.
+        self.answers: list[tuple[int, str]] = []
         self.written: Counter[tuple[int, str]] = Counter()
         self.executed: Counter[int] = Counter()
         self.machine = RunMachine(self.plan, self.online, self.since, self.places)
@@ -219,11 +221,6 @@ class AnyOrder(RuleBasedStateMachine):
         assert row.state not in ENDS, "it ends twice"
         row.state, row.deadline = end, None
 
-    @property
-    def answers(self) -> list[tuple[int, str]]:
-        """Questions that relays have not answered."""
-        return self.__dict__.setdefault("_answers", [])
-
     # What may happen
 
     @rule(committed=st.booleans())
@@ -253,7 +250,7 @@ class AnyOrder(RuleBasedStateMachine):
             orders, relay.link = relay.link, []
             for slot in orders if arrive else ():
                 self.executed[slot] += relay.order(slot)
-            self.__dict__["_answers"] = [asked for asked in self.answers if asked[1] != name]
+            self.answers = [asked for asked in self.answers if asked[1] != name]
             del self.online[name], self.since[name]
             self.do(self.machine.relay_offline(name, self.now))
 
@@ -282,7 +279,7 @@ class AnyOrder(RuleBasedStateMachine):
             for other in relay.link:
                 self.executed[other] += relay.order(other)
             relay.link.clear()
-            self.__dict__["_answers"] = [asked for asked in self.answers if asked[1] != name]
+            self.answers = [asked for asked in self.answers if asked[1] != name]
             del self.online[name], self.since[name]
             self.do(self.machine.relay_offline(name, self.now))
             self.do(self.machine.not_written(slot, self.now))
@@ -347,7 +344,7 @@ class AnyOrder(RuleBasedStateMachine):
         for effect in self.storing[:committed]:
             self.commit(effect)
         self.storing.clear()
-        self.__dict__["_answers"] = []
+        self.answers.clear()
         self.online.clear()
         self.since.clear()
         self.places = Places()

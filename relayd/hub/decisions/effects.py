@@ -17,11 +17,13 @@ class Store(Struct, frozen=True, gc=False):
     """
     Store that the invocation is sent, then tell `RunMachine.stored`: nothing is written to the relay before that.
 
+    :ivar journal: the relay's journal to which it will be written.
     :ivar number: tells this time from others.
     """
 
     slot: int
     relay: str
+    journal: str
     deadline: int
     number: int
 

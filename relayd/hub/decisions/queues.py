@@ -12,8 +12,9 @@ from msgspec import Struct
 
 from relayd.hub.decisions.places import HOST, RELAY, Places, Where
 
-#: A relay that is connected: whether the program there joins duplicates.
-Online = Mapping[str, bool]
+#: The relays that are connected, each with the name of its journal: a command that comes twice to the same journal runs
+#: once.  An empty name: a program of which that is not known; nothing is ever sent to it twice.
+Online = Mapping[str, str]
 
 
 class Aim(Struct, frozen=True, gc=False):

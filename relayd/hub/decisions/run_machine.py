@@ -30,7 +30,7 @@ from relayd.hub.decisions.effects import (
 )
 from relayd.hub.decisions.ends import Verdict, correction_of
 from relayd.hub.decisions.places import RELAY, Places, Where
-from relayd.hub.decisions.queues import Aim, Queues
+from relayd.hub.decisions.queues import Aim, Online, Queues
 from relayd.hub.decisions.rollout import Pace, Rollout
 from relayd.hub.decisions.slots import TO_SEND, Slots
 from relayd.hub.decisions.states import ENDS, InvocationState, RunState
@@ -65,12 +65,14 @@ class Sent(Struct, frozen=True, kw_only=True):
     What the store knows of an invocation that is under way when a hub starts.
 
     :ivar relay: to which it was sent, or was about to be.
+    :ivar journal: the journal that it had.
     :ivar sent_at: when.
     :ivar accepted_at: when the relay said that it has it; ``None``: it has not said so.
     :ivar cancelled: whether a person cancelled it.
     """
 
     relay: str
+    journal: str
     sent_at: int
     accepted_at: int | None
     cancelled: bool
@@ -80,8 +82,8 @@ class RunMachine:
     """
     One run that has not ended.  More than 25 methods, as each event has one.
 
-    :param online: the relays that are connected, and whether the program at each joins duplicates: a live view.  It is
-        changed before the machine is told.
+    :param online: the relays that are connected, with the journal of each: a live view.  It is changed before the
+        machine is told.
     :param since: when each of them connected; a live view, too.
     :param places: what is under way in all runs.
     """
@@ -89,7 +91,7 @@ class RunMachine:
     def __init__(
         self,
         plan: Plan,
-        online: Mapping[str, bool],
+        online: Online,
         since: Mapping[str, int],
         places: Places[str],
         state: RunState = RunState.RUNNING,
@@ -108,7 +110,7 @@ class RunMachine:
         self._queues = Queues(plan.run, plan.aims, online, places, limits, self._is_queued)
         self._under_way = UnderWay()
         #: Those that are being stored as sent; written to no link yet.
-        self._storing: dict[int, tuple[int, str]] = {}
+        self._storing: dict[int, Store] = {}
         self._number = 0
         #: Queued ones whose stored deadline is that of the run, as one of their relays was connected.
         self._unhurried: set[int] = set()
@@ -137,7 +139,7 @@ class RunMachine:
         for slot, known in sent.items():
             since = known.sent_at if known.accepted_at is None else known.accepted_at
             until = max(self._plan.wait_until, known.sent_at + self._plan.patience.resend)
-            trip = Trip(known.relay, since, until, in_doubt=True, writes=1, cancelled=known.cancelled)
+            trip = Trip(known.relay, known.journal, since, until, in_doubt=True, writes=1, cancelled=known.cancelled)
             self._under_way.add(slot, trip)
             self._places.take(known.relay, self._plan.aims[slot].host)
         self._pace.resume(len(sent), ever_sent)
@@ -160,8 +162,8 @@ class RunMachine:
 
     def relay_offline(self, relay: str, now: int) -> Effects:
         """A relay's link is gone, and it has no other."""
-        for slot, (_, to) in list(self._storing.items()):
-            if to == relay:
+        for slot, storing in list(self._storing.items()):
+            if storing.relay == relay:
                 self._hold_back(slot, now)
         for slot in self._under_way.at(relay):
             self._under_way[slot].in_doubt = True
@@ -172,11 +174,13 @@ class RunMachine:
 
     def stored(self, slot: int, number: int, now: int) -> Effects:
         """`Store` is done."""
-        if self._storing.get(slot, (None, ""))[0] == number:
-            relay = self._storing.pop(slot)[1]
+        storing = self._storing.get(slot)
+        if storing is not None and storing.number == number:
+            del self._storing[slot]
             until = max(self._plan.wait_until, now + self._plan.patience.resend)
-            self._under_way.add(slot, Trip(relay, now, until, writes=1, stored=self._sent_deadline(now)))
-            self._effects.append(Write(slot, relay, False))
+            trip = Trip(storing.relay, storing.journal, now, until, writes=1, stored=self._sent_deadline(now))
+            self._under_way.add(slot, trip)
+            self._effects.append(Write(slot, storing.relay, False))
         return self._done(now)
 
     def not_written(self, slot: int, now: int, why: Text | None = None) -> Effects:
@@ -345,12 +349,13 @@ class RunMachine:
 
     def _store(self, slot: int, relay: str, now: int) -> None:
         self._number += 1
-        self._storing[slot] = (self._number, relay)
+        store = Store(slot, relay, self._online[relay], self._sent_deadline(now), self._number)
+        self._storing[slot] = store
         self._pace.sent()
         self._places.take(relay, self._plan.aims[slot].host)
         self.slots.set(slot, InvocationState.SENT)
         self._unhurried.discard(slot)
-        self._effects.append(Store(slot, relay, self._sent_deadline(now), self._number))
+        self._effects.append(store)
 
     def _sent_deadline(self, now: int) -> int:
         return now + self._plan.patience.timeout + self._plan.patience.grace
@@ -388,8 +393,7 @@ class RunMachine:
 
     def _hold_back(self, slot: int, now: int) -> None:
         """It was being stored as sent, and was not written."""
-        _, relay = self._storing.pop(slot)
-        self._queue_again(slot, relay, now)
+        self._queue_again(slot, self._storing.pop(slot).relay, now)
 
     def _queue_again(self, slot: int, relay: str, now: int, cancelled: bool = False) -> None:
         self._pace.not_sent()
@@ -431,7 +435,7 @@ class RunMachine:
                 "that it did not run."
             )
             self._end(slot, InvocationState.UNKNOWN, "order-lost", why)
-        elif self._online.get(trip.relay, False) and self.state is RunState.RUNNING:
+        elif self._joins(trip) and self.state is RunState.RUNNING:
             self._write_again(slot, trip, now)
 
     def _write_again(self, slot: int, trip: Trip, now: int) -> None:
@@ -445,9 +449,9 @@ class RunMachine:
 
     def _back(self, relay: str, now: int) -> None:
         """A relay is connected: what was sent to it on an older link?"""
-        joins = self._online.get(relay, False)
         for slot in self._under_way.at(relay):
             trip = self._under_way[slot]
+            joins = self._joins(trip)
             if trip.cancelled and joins:
                 self._effects.append(AskCancel(slot, relay))
             elif joins and trip.in_doubt and trip.refusal is None and self.slots[slot] is InvocationState.SENT:
@@ -466,7 +470,7 @@ class RunMachine:
         if not trip.cancelled:
             trip.cancelled = True
             self._effects.append(NoteCancel(slot))
-            if self._online.get(trip.relay, False):
+            if self._joins(trip):
                 self._effects.append(AskCancel(slot, trip.relay))
 
     def _give_up(self, slot: int) -> None:
@@ -474,7 +478,7 @@ class RunMachine:
         if trip.refusal is None:
             why = Text("Its relay ({relay}) has not said in time how it ended.", relay=trip.relay)
             self._end(slot, InvocationState.UNKNOWN, "no-result", why)
-        elif trip.writes == 1 and self._online.get(trip.relay, False):
+        elif trip.writes == 1 and self._joins(trip):
             self._end(slot, InvocationState.REFUSED, "refused", trip.refusal)
         else:
             self._end(slot, InvocationState.UNKNOWN, "refused", trip.refusal)
@@ -491,7 +495,7 @@ class RunMachine:
     def _leave(self, slot: int) -> None:
         """What it holds is free."""
         if slot in self._storing:
-            relay = self._storing.pop(slot)[1]
+            relay = self._storing.pop(slot).relay
             self._pace.not_sent()
         elif self.slots[slot] in TO_SEND:
             self._unhurried.discard(slot)
@@ -533,6 +537,10 @@ class RunMachine:
         if end is not self.state:
             self.state = end
             self._effects.append(RunIs(end))
+
+    def _joins(self, trip: Trip) -> bool:
+        """Whether its relay is connected, and has the journal to which it was written."""
+        return bool(trip.journal) and self._online.get(trip.relay) == trip.journal
 
     def _is_queued(self, slot: int) -> bool:
         return self.slots[slot] is InvocationState.QUEUED

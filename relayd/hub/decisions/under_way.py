@@ -35,6 +35,7 @@ class Trip(Struct, gc=False):
     One invocation that is under way.
 
     :ivar relay: to which it was sent.
+    :ivar journal: the relay's journal to which it was written; empty: it has none.
     :ivar since: when it was written, or accepted.
     :ivar resend_until: until when it may be written again.
     :ivar in_doubt: whether the link on which it was written is gone, so that the relay may not have it.
@@ -46,6 +47,7 @@ class Trip(Struct, gc=False):
     """
 
     relay: str
+    journal: str
     since: int
     resend_until: int
     in_doubt: bool = False

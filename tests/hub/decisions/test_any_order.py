@@ -55,6 +55,7 @@ class Row:
         self.state = InvocationState.WAITING
         self.deadline: int | None = OVER_AT
         self.relay = ""
+        self.journal = ""
         self.sent_at: int | None = None
         self.accepted_at: int | None = None
         self.cancelled = False
@@ -66,11 +67,20 @@ class Relay:
 
     def __init__(self, joins: bool) -> None:
         self.joins = joins
+        #: Changes when its state folder is lost.
+        self.journal = "1" if joins else ""
         #: Orders on the way to it.
         self.link: list[int] = []
         self.running: set[int] = set()
         self.finished: dict[int, InvocationState] = {}
         self.refused: set[int] = set()
+
+    def forget(self) -> None:
+        """Its state folder is gone, and with it what it knows of commands."""
+        self.running.clear()
+        self.finished.clear()
+        if self.joins:
+            self.journal += "1"
 
     def order(self, slot: int) -> bool:
         """Whether it begins to run."""
@@ -105,7 +115,7 @@ class AnyOrder(RuleBasedStateMachine):
     def begin(self, aims: Any, concurrency: Any, ramp: Any, per_relay: Any, per_host: Any, most: Any, counted: Any,
               wait: int) -> None:  # fmt: skip
         self.now = 0
-        self.online: dict[str, bool] = {}
+        self.online: dict[str, str] = {}
         self.since: dict[str, int] = {}
         self.places: Places[str] = Places()
         self.relays = {name: Relay(joins) for name, joins in RELAYS.items()}
@@ -178,14 +188,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.rows[effect.slot].deadline = effect.deadline
 
     def do_Ask(self, effect: Ask) -> None:
-        assert self.online[effect.relay]
+        assert self.online[effect.relay] == self.rows[effect.slot].journal != ""
         self.answers.append((effect.slot, effect.relay))
 
     def do_NoteCancel(self, effect: NoteCancel) -> None:
         self.rows[effect.slot].cancelled = True
 
     def do_AskCancel(self, effect: AskCancel) -> None:
-        assert self.online[effect.relay]
+        assert self.online[effect.relay] == self.rows[effect.slot].journal != ""
         assert self.rows[effect.slot].cancelled
         self.answers.append((effect.slot, effect.relay))
 
@@ -235,13 +245,19 @@ class AnyOrder(RuleBasedStateMachine):
         row = self.rows[effect.slot]
         if row.state not in ENDS:
             row.state, row.relay, row.deadline = InvocationState.SENT, effect.relay, effect.deadline
+            row.journal = effect.journal
             row.sent_at = self.now if row.sent_at is None else row.sent_at
 
     @rule(name=st.sampled_from(sorted(RELAYS)))
     def relay_connects(self, name: str) -> None:
         if name not in self.online:
-            self.online[name], self.since[name] = RELAYS[name], self.now
+            self.online[name], self.since[name] = self.relays[name].journal, self.now
             self.do(self.machine.relay_online(name, self.now))
+
+    @rule(name=st.sampled_from(sorted(RELAYS)), often=st.integers(0, 5))
+    def relay_loses_its_memory(self, name: str, often: int) -> None:
+        if name not in self.online and not often:
+            self.relays[name].forget()
 
     @rule(name=st.sampled_from(sorted(RELAYS)), arrive=st.booleans())
     def relay_is_lost(self, name: str, arrive: bool) -> None:
@@ -361,7 +377,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.machine = RunMachine(plan, self.online, self.since, self.places, self.run_state, states)
         under_way = (InvocationState.SENT, InvocationState.ACCEPTED)
         sent = {
-            slot: Sent(relay=row.relay, sent_at=row.sent_at, accepted_at=row.accepted_at, cancelled=row.cancelled)
+            slot: Sent(
+                relay=row.relay,
+                journal=row.journal,
+                sent_at=row.sent_at,
+                accepted_at=row.accepted_at,
+                cancelled=row.cancelled,
+            )
             for slot, row in enumerate(self.rows)
             if row.state in under_way and row.sent_at is not None
         }

@@ -668,10 +668,11 @@ class HubTests(HubTestCase):
         await self.assertFailure(pending, HubClosed)
         await self.assertFailure(waiting, CancelledError)
         await closed
-        for client in (one, two, half_open):
-            await client.closed
-        await one.next(Disconnected)
+        codes = [(await client.closed)[0] for client in (one, two, half_open)]
+        self.assertEqual(codes[:2], [1001, 1001])
         self.assertEqual(dict(self.hub.relays), {})
+        # a common client of Socket.IO would not come again after that
+        self.assertEqual([each for each in one.events.pending if isinstance(each, Disconnected)], [])
 
 
 class BoundsTests(HubTestCase):
@@ -686,7 +687,7 @@ class BoundsTests(HubTestCase):
             client = await self.relay(dialect)
             await self.assertFailure(self.hub.status("r1", "c1"), NoAnswer)
             await self.assertFailure(self.hub.info("r1"), NoInfo)
-            self.assertEqual(self.hub._questions._asked, {})
+            self.assertEqual(self.hub.links.asking._questions._asked, {})
             await self.leave(client)
 
     async def test_a_silent_relay_is_dropped(self) -> None:

@@ -59,7 +59,7 @@ class Route(Struct, frozen=True, kw_only=True):
     :ivar produces: the media type of its answer.
     :ivar status: of its answer when it succeeds.
     :ivar problems: what it answers besides what every route does.
-    :ivar own: what else its path's parameters, by name, are, for the OpenAPI document.
+    :ivar description: more than the summary says, for the OpenAPI document.
     """
 
     method: str
@@ -67,6 +67,7 @@ class Route(Struct, frozen=True, kw_only=True):
     handler: Callable[[Any, Call[Any, Any]], Awaitable[Any]]
     permission: Permission
     summary: str
+    description: str = ""
     act: str = ""
     query: type[Struct] = NoQuery
     takes: Any = None

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
@@ -177,6 +178,10 @@ class Serving(TestCase):
         self.addCleanup(self.factory.stop, 0.1)
         self.addCleanup(port.stopListening)
         return self.factory
+
+    async def pause(self) -> None:
+        """Let others do something."""
+        await deferLater(reactor, 0.02)  # type: ignore[arg-type]
 
     async def connect(self, data: bytes = b"", close: bool = False) -> RawClient:
         """A client that has sent *data*."""

@@ -1,5 +1,6 @@
 """
-``relayctl hosts``: what the settings come to for one host and user, and which table or option says so.
+``relayctl hosts``: the hub's hosts; and what a relay's settings come to for one host and user, and which table or
+option says so.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from relayd.config.options import BY_NAME, Config
 from relayd.config.reading import Reading, read
 from relayd.config.tables import heading
 from relayd.config.values import spell_duration
+from relayd.ctl.client.options import add_hub_options, hub_of
 from relayd.ctl.settings import Place, add_options, find_place
 from relayd.errors import ConfigError
 from relayd.network.host_rules import Become, HostTable
@@ -74,9 +76,52 @@ def configure(parser: argparse.ArgumentParser) -> None:
     explain.add_argument("--user", help="user who logs in there")
     explain.add_argument("--json", action="store_true", help="print JSON")
     add_options(explain)
+    explain.set_defaults(act=_explain)
+    text = "list the hosts of the hub's inventory"
+    listing = below.add_parser("list", help=text, description=text, allow_abbrev=False)
+    listing.add_argument("-l", "--selector", metavar="SELECTOR", help="hosts by their labels, such as env=prod [all]")
+    listing.add_argument("--json", action="store_true", help="print JSON, one host a line")
+    add_hub_options(listing)
+    listing.set_defaults(act=_list)
+    text = "show one host of the hub's inventory"
+    show = below.add_parser("show", help=text, description=text, allow_abbrev=False)
+    show.add_argument("name", metavar="NAME", help="its name in the inventory")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    add_hub_options(show)
+    show.set_defaults(act=_show)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Do what its subcommand says."""
+    return int(arguments.act(arguments))
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from relayd.ctl.client.tables import print_table
+
+    hosts = hub_of(arguments).items("/hosts", {"selector": arguments.selector})
+    if arguments.json:
+        for each in hosts:
+            print(json.dumps(each, ensure_ascii=False))
+        return 0
+    names = ("name", "address", "port", "user", "relays", "labels", "credential")
+    print_table([name.upper() for name in names], ([each.get(name) for name in names] for each in hosts))
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from relayd.ctl.client.http import segment
+    from relayd.ctl.client.tables import print_fields
+
+    found = hub_of(arguments).get(f"/hosts/{segment(arguments.name)}")
+    if arguments.json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+    else:
+        print_fields(found.items())
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
     """
     Show what applies.
 

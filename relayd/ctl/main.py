@@ -27,9 +27,19 @@ SUBCOMMANDS: Final = {
     "check": "check settings, files and the connection to the main server; say what is wrong and how to fix it",
     "config": "show the settings in effect, and where each one comes from",
     "policy": "show which hosts, users and commands the site allows, and why",
-    "hosts": "show what the settings come to for one host, and which table or option says so",
+    "hosts": "list the hub's hosts, or show what a relay's settings come to for one host",
     "journal": "list the commands without a confirmed result, or show a stored result",
     "audit": "verify the audit log, or compute the digest of a command in it",
+    "login": "log in to a hub",
+    "run": "run a command on hosts of the hub, and show its output as it comes",
+    "runs": "list the hub's runs",
+    "show": "show one run, or follow it",
+    "output": "print the output of a run",
+    "cancel": "cancel a run, or pause and resume it",
+    "rerun": "run once more what did not succeed",
+    "relays": "list the hub's relays",
+    "inventory": "import hosts into the hub's inventory, or export them",
+    "hub": "make, check and administer a hub",
     "try-server": "play a relay against a main server, and tell what that does with results and lost connections",
 }
 _EXIT_CODES = "exit status: 0 all is well, 1 something is wrong or refused, 2 a mistake on the command line"
@@ -85,7 +95,7 @@ def make_parser(*, whole: bool = True) -> argparse.ArgumentParser:
 
     :param whole: whether the arguments of all subcommands are there; else, a subcommand's are added when it is parsed.
     """
-    about = "Shows a relay's status, settings and records, and checks them."
+    about = "Shows and checks a relay; runs commands on the hosts of a hub, and administers that."
     parser = _Parser(prog="relayctl", description=about, epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"relayctl {__version__}")
     below = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)

@@ -1,0 +1,3 @@
+"""
+What the subcommands of ``relayctl`` for people share: the hub's API, as a client sees it.
+"""

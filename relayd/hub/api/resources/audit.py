@@ -5,6 +5,7 @@ The audit log: page by page, and whole.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta
@@ -37,9 +38,8 @@ async def list_events(hub: Hub, call: Call[AuditQuery, None]) -> Listing[dict[st
     def wanted(event: Mapping[str, Any]) -> bool:
         return query.principal in (None, event.get("principal")) and query.event in (None, event.get("event"))
 
-    page = await in_pool(
-        hub.reactor, read_page, hub.audit.path, hub.audit.state_dir, before=before, limit=query.limit, wanted=wanted
-    )
+    read = partial(read_page, before=before, limit=query.limit, wanted=wanted)
+    page = await in_pool(hub.reactor, read, hub.audit.path, hub.audit.state_dir)
     return Listing(items=page.events, next=UNSET if page.next_before is None else str(page.next_before))
 
 

@@ -165,7 +165,7 @@ runs: Final = Table(
     "runs",
     metadata,
     _id(),
-    #: Who ordered it: ``user:NAME`` or ``token:NAME``.
+    #: Who ordered it: ``user:NAME`` or ``token:USER/NAME``.
     Column("created_by", Text, nullable=False),
     _time("created_at"),
     Column("idempotency_key", Text),
@@ -295,6 +295,9 @@ users: Final = Table(
     Column("name", Text, nullable=False, unique=True),
     #: argon2id, in the PHC format.
     Column("password_hash", Text, nullable=False),
+    #: When the password, which somebody else chose, can no longer be used, and until then only to choose another one;
+    #: null: the user chose it.
+    _time("password_expires_at", null=True),
     #: ``viewer``, ``operator`` or ``admin``.
     Column("role", Text, nullable=False),
     #: JSON: the selectors that an operator is limited to; null: all hosts.

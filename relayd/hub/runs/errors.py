@@ -26,8 +26,8 @@ class NoHosts(RunError):
 
 
 class SecretsGone(RunError):
-    """The run {run} had secrets in its order (standard input, variables or a password), which are deleted when a run has
-    ended. Order it anew with them."""
+    """The run {run} had secrets in its order (standard input, variables or a password), which are deleted when a run
+    has ended. Order it anew with them."""
 
     code = "secrets-gone"
 

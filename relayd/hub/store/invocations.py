@@ -152,7 +152,7 @@ def members_of(connection: Connection, run_id: str) -> list[Member]:
     """All invocations of a run by position."""
     query = select(*(invocations.c[name] for name in Member.__struct_fields__)).where(invocations.c.run_id == run_id)
     rows = connection.execute(query.order_by(invocations.c.position))
-    return [Member(*row[:6], InvocationState(row[6]), *row[7:]) for row in rows]
+    return [Member(**row._mapping | {"state": InvocationState(row.state)}) for row in rows]
 
 
 def due(connection: Connection, now: int, limit: int) -> list[Due]:

@@ -188,11 +188,12 @@ class HubTestCase(TestCase):
         *,
         mute: bool = False,
         only_pongs: bool = False,
+        headers: dict[str, str] | None = None,
         **options: Any,
     ) -> RelayClient:
         """Open the WebSocket; whether the relay is welcome shows later."""
         url = dialect.url(f"ws://127.0.0.1:{self.port}", proxy_id, key)
-        factory = WebSocketClientFactory(url, reactor=reactor)
+        factory = WebSocketClientFactory(url, reactor=reactor, headers=headers)
         codec = native.NativeRelayDialect if dialect is native else socketio.SocketIORelayDialect
         factory.protocol = lambda: RelayClient(codec())  # type: ignore[assignment]
         factory.setProtocolOptions(**options)

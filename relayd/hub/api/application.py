@@ -15,18 +15,18 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
+from relayd.hub.access.audit import Entry, outcome_of
+from relayd.hub.access.permissions import Permission, Principal
 from relayd.hub.api.bodies import read_json
 from relayd.hub.api.buckets import Buckets
 from relayd.hub.api.calls import Answer, Call, Stream
 from relayd.hub.api.conditions import is_same, parse_tags
 from relayd.hub.api.guards import check_accept, check_host, check_origin, media_type_of
 from relayd.hub.api.headers import read_headers
-from relayd.hub.api.permissions import Principal
 from relayd.hub.api.problems import (
     PROBLEM_JSON,
     BodyUnexpected,
     ConditionMissing,
-    Forbidden,
     InvalidHeader,
     KeyMissing,
     NotAuthenticated,
@@ -99,17 +99,24 @@ class Outgoing(Struct, frozen=True, kw_only=True):
 
 
 class Gate(Protocol):
-    """Who asks, and what is noted of it."""
+    """Who asks, and what is recorded of it."""
 
     async def authenticate(self, head: Head) -> Principal | None:
         """
         Whose session or token the request has; ``None``: it has neither.
 
-        :raises NotAuthenticated: when it has one that is not good.
+        :raises DescribedError: when it has one that is not good.
         """
 
-    async def note(self, head: Head, principal: Principal | None, status: int, code: str) -> None:
-        """An act, or the refusal of one, for the audit log."""
+    async def begin(self, head: Head, principal: Principal) -> Entry:
+        """
+        Record an act before it is done.
+
+        :raises DescribedError: when it cannot be.
+        """
+
+    def refused(self, head: Head, principal: Principal | None, code: str) -> None:
+        """Record an act that is not done."""
 
 
 class Application:
@@ -181,21 +188,19 @@ class Application:
     async def respond(self, head: Head, body: bytes) -> Outgoing:
         """The answer, whatever happens."""
         principal: Principal | None = None
-        code = ""
+        admitted = False
         try:
             principal = await self._authenticate(head)
             self._authorize(head.route, principal)
-            answer = await self._handle(head, principal, body)
-            outgoing = self._outgoing(head, answer)
+            admitted = True
+            return self._outgoing(head, await self._handle(head, principal, body))
         except CancelledError:
             raise
         except Exception as error:
             problem = self._problem(error, head)
-            code = problem.code
-            outgoing = self.outgoing_problem(problem, head.request_id)
-        if head.route.act:
-            await self._note(head, principal, outgoing.status, code)
-        return outgoing
+            if head.route.act and not admitted:
+                self._gate.refused(head, principal, problem.code)
+            return self.outgoing_problem(problem, head.request_id)
 
     def outgoing_problem(self, problem: Problem, request_id: str) -> Outgoing:
         """A problem as an answer."""
@@ -215,11 +220,8 @@ class Application:
         return principal
 
     def _authorize(self, route: Route, principal: Principal | None) -> None:
-        if isinstance(route.permission, Anyone):
-            return
-        if principal is None or route.permission not in principal.scopes:
-            name = "" if principal is None else principal.name
-            raise Forbidden(permission=str(route.permission), principal=name)
+        if principal is not None and isinstance(route.permission, Permission):
+            principal.require(route.permission)
 
     async def _handle(self, head: Head, principal: Principal | None, body: bytes) -> Any:
         route, headers = head.route, head.headers
@@ -244,7 +246,16 @@ class Application:
             request_id=head.request_id,
             headers=headers,
         )
-        return await route.handler(self._hub, call)
+        if not route.act or route.recorded_below or principal is None:
+            return await route.handler(self._hub, call)
+        entry = await self._gate.begin(head, principal)
+        try:
+            answer = await route.handler(self._hub, call)
+        except BaseException as error:
+            entry.end(outcome_of(error))
+            raise
+        entry.end()
+        return answer
 
     def _outgoing(self, head: Head, given: Any) -> Outgoing:
         route = head.route
@@ -280,16 +291,6 @@ class Application:
             return problem
         _log.failure("Request {request_id}, {route}: internal error", request_id=head.request_id, route=head.route.name)
         return Problem()
-
-    async def _note(self, head: Head, principal: Principal | None, status: int, code: str) -> None:
-        try:
-            await self._gate.note(head, principal, status, code)
-        except Exception:
-            _log.failure(
-                "Request {request_id}, {route}: the audit log cannot be written",
-                request_id=head.request_id,
-                route=head.route.name,
-            )
 
     def _take(self, buckets: Buckets, key: str, whom: str) -> None:
         wait = buckets.take(key, self._clock.seconds())

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
-from relayd.hub.api.permissions import Principal
+from relayd.hub.access.permissions import Principal
 
 Q = TypeVar("Q")
 B = TypeVar("B")

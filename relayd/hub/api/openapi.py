@@ -18,7 +18,6 @@ from relayd.hub.api.problems import (
     Changed,
     ConditionMissing,
     CrossSite,
-    Forbidden,
     InvalidHeader,
     InvalidQuery,
     InvalidRequest,
@@ -90,7 +89,7 @@ def document(routes: Iterable[Route], version: str) -> Schema:
                 "session": {
                     "type": "apiKey",
                     "in": "cookie",
-                    "name": "__Host-relayd",
+                    "name": "__Host-relayd-hub",
                     "description": "What POST /session gives. To change something takes X-CSRF-Token, too.",
                 },
             },
@@ -210,7 +209,6 @@ def problems_of(route: Route) -> list[type[Problem]]:
     found: list[type[Problem]] = [*_ALWAYS, *route.problems]
     if route.permission is not Anyone.PUBLIC:
         found.append(NotAuthenticated)
-        found.append(Forbidden)
     if route.act:
         found.append(CrossSite)
     if route.takes is None:

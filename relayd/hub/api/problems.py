@@ -220,15 +220,9 @@ class InvalidHeader(Problem):
 
 
 class NotFound(Problem):
-    """There is no {what} {name} that you may see."""
+    """There is no {what} {name}."""
 
     code, status, title = "not-found", 404, "Not found"
-
-
-class Conflict(Problem):
-    """{reason}"""
-
-    code, status, title = "conflict", 409, "Conflict"
 
 
 class KeyReused(Problem):
@@ -270,43 +264,10 @@ class NotAuthenticated(Problem):
         super().__init__(reason=reason, headers={"WWW-Authenticate": 'Bearer realm="relayd-hub"'})
 
 
-class WrongPassword(Problem):
-    """User and password do not match, or the user is disabled."""
-
-    code, status, title = "wrong-password", 401, "Wrong user or password"
-
-    def __init__(self) -> None:
-        super().__init__(headers={"WWW-Authenticate": 'Bearer realm="relayd-hub"'})
-
-
-class Forbidden(Problem):
-    """This needs {permission}, which {principal} does not have. Ask an administrator."""
-
-    code, status, title = "forbidden", 403, "Forbidden"
-
-
-class OutOfReach(Problem):
-    """{hosts} {verb} not among the hosts that {principal} may use. Leave them out, or ask an administrator."""
-
-    code, status, title = "out-of-reach", 403, "Out of reach"
-
-
 class CrossSite(Problem):
     """The request comes from another site: {reason}. Nothing was done."""
 
     code, status, title = "cross-site", 403, "From another site"
-
-
-class CsrfMissing(Problem):
-    """A session that changes something has to send the header X-CSRF-Token with the csrfToken of its login."""
-
-    code, status, title = "csrf-token-missing", 403, "CSRF token missing or wrong"
-
-
-class InsecureLogin(Problem):
-    """A password may only be sent over TLS, or on the hub's own machine. Use https."""
-
-    code, status, title = "insecure", 403, "Not over TLS"
 
 
 class TooManyRequests(Problem):

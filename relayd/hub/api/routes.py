@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from relayd.hub.access.permissions import Permission
 from relayd.hub.api.calls import Call, NoQuery
-from relayd.hub.api.permissions import Scope
+from relayd.language.errors import DescribedError
 from relayd.hub.api.problems import MethodNotAllowed, Problem, UnknownPath
 
 #: Where the API begins.
@@ -36,9 +37,6 @@ class Anyone(Enum):
     AUTHENTICATED = "authenticated"
 
 
-Permission = Scope | Anyone
-
-
 class Precondition(Enum):
     """What a route does with ``If-Match``."""
 
@@ -52,6 +50,7 @@ class Route(Struct, frozen=True, kw_only=True):
 
     :ivar path: below `BASE`, or from the root with *rooted*; ``{name}`` stands for one segment.
     :ivar act: what the audit log calls it; empty where it changes nothing.
+    :ivar recorded_below: whether what the handler calls writes into the audit log, so that the API does not.
     :ivar permission: who may use it. There is no default: a route without it cannot be declared.
     :ivar query: a struct of its parameters.
     :ivar takes: the type of its JSON body, ``bytes`` for a body of one of *media_types*, ``None`` for no body.
@@ -59,16 +58,18 @@ class Route(Struct, frozen=True, kw_only=True):
     :ivar produces: the media type of its answer.
     :ivar status: of its answer when it succeeds.
     :ivar problems: what it answers besides what every route does.
+    :ivar refusals: the same, of other parts of the hub (`relayd.hub.api.translation`).
     :ivar description: more than the summary says, for the OpenAPI document.
     """
 
     method: str
     path: str
     handler: Callable[[Any, Call[Any, Any]], Awaitable[Any]]
-    permission: Permission
+    permission: Permission | Anyone
     summary: str
     description: str = ""
     act: str = ""
+    recorded_below: bool = False
     query: type[Struct] = NoQuery
     takes: Any = None
     media_types: tuple[str, ...] = (JSON,)
@@ -80,9 +81,10 @@ class Route(Struct, frozen=True, kw_only=True):
     idempotency_key: bool = False
     rooted: bool = False
     problems: tuple[type[Problem], ...] = ()
+    refusals: tuple[type[DescribedError], ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.permission, Scope | Anyone):
+        if not isinstance(self.permission, Permission | Anyone):
             raise TypeError(f"{self.method} {self.path} has no permission")
         if (self.method in SAFE) != (not self.act):
             raise TypeError(f"{self.method} {self.path}: what changes something, and nothing else, has an act")

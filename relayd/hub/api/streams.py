@@ -87,15 +87,19 @@ def last_event(headers: Any, after: int | None) -> int:
     return int(given)
 
 
-def event_stream(clock: IReactorTime, source: EventSource, after: int) -> Answer:
-    """The events of *source* after a change, until there will be no more, the client goes or the hub stops."""
+def event_stream(clock: IReactorTime, source: EventSource, after: int, poll: float = HEARTBEAT) -> Answer:
+    """
+    The events of *source* after a change, until there will be no more, the client goes or the hub stops.
+
+    :param poll: seconds after which *source* is read again, although nothing has woken us.
+    """
 
     async def stream(writer: Writer) -> None:
         waker = _Waker(clock)
         undo = [source.subscribe(waker.wake), writer.wake_when_ending(waker.wake)]
         try:
             await writer.write(b"retry: %d\n\n" % _RETRY)
-            await _send(writer, source, after, waker)
+            await _Sender(clock, writer, source, waker, poll).send(after)
         finally:
             for each in undo:
                 each()
@@ -103,25 +107,43 @@ def event_stream(clock: IReactorTime, source: EventSource, after: int) -> Answer
     return Answer(stream=stream, media_type=EVENT_STREAM, headers={"X-Accel-Buffering": "no"})
 
 
-async def _send(writer: Writer, source: EventSource, after: int, waker: _Waker) -> None:
-    while not writer.ending:
-        waker.clear()
-        batch = await source.read(after)
-        if batch.events:
-            after = batch.events[-1].change
-            await writer.write(frames(batch.events))
-        if batch.more:
-            continue
-        if batch.ended:
-            await writer.write(b"event: end\ndata: {}\n\n")
-            return
-        if await waker.wait(HEARTBEAT):
-            if not writer.ending:
-                await waker.pause(GATHER)
-        elif await source.may_go_on():
-            await writer.write(b": \n\n")
-        else:
-            return
+class _Sender:
+    """Sends the events of one stream."""
+
+    def __init__(
+        self, clock: IReactorTime, writer: Writer, source: EventSource, waker: _Waker, poll: float
+    ) -> None:
+        self._clock = clock
+        self._writer = writer
+        self._source = source
+        self._waker = waker
+        self._poll = min(poll, HEARTBEAT)
+        self._written = clock.seconds()
+
+    async def send(self, after: int) -> None:
+        """Until it is over."""
+        while not self._writer.ending:
+            self._waker.clear()
+            batch = await self._source.read(after)
+            if batch.events:
+                after = batch.events[-1].change
+                await self._write(frames(batch.events))
+            if batch.more:
+                continue
+            if batch.ended:
+                await self._write(b"event: end\ndata: {}\n\n")
+                return
+            if await self._waker.wait(self._poll):
+                if not self._writer.ending:
+                    await self._waker.pause(GATHER)
+            elif self._clock.seconds() - self._written >= HEARTBEAT:
+                if not await self._source.may_go_on():
+                    return
+                await self._write(b": \n\n")
+
+    async def _write(self, data: bytes) -> None:
+        await self._writer.write(data)
+        self._written = self._clock.seconds()
 
 
 def frames(events: Sequence[Event]) -> bytes:

@@ -41,7 +41,7 @@ class Write(Struct, frozen=True, gc=False):
 
 
 class Queue(Struct, frozen=True, gc=False):
-    """Its turn has come, and it waits for its relay or for a place."""
+    """Its turn has come, and it waits for its relay or for a place; it was written to no link."""
 
     slot: int
     deadline: int
@@ -87,12 +87,14 @@ class End(Struct, frozen=True, gc=False):
 
     :ivar code: a stable name for programs.
     :ivar why: for people.
+    :ivar sent: whether it was ever written to a link, as far as is known.
     """
 
     slot: int
     end: InvocationState
     code: str
     why: Text
+    sent: bool
 
 
 class EndByResult(Struct, frozen=True, gc=False):

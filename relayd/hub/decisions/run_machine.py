@@ -506,9 +506,10 @@ class RunMachine:
         self._places.give(relay, self._plan.aims[slot].host)
 
     def _end(self, slot: int, end: InvocationState, code: str, why: Text) -> None:
+        sent = slot in self._under_way and self._under_way[slot].writes > 0
         self._leave(slot)
         self.slots.set(slot, end)
-        self._effects.append(End(slot, end, code, why))
+        self._effects.append(End(slot, end, code, why, sent))
 
     def _check_budget(self) -> None:
         if self._allowed is None or self.state not in (RunState.RUNNING, RunState.PAUSED):

@@ -79,6 +79,9 @@ class UnderWay:
     def __getitem__(self, slot: int) -> Trip:
         return self._trips[slot]
 
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._trips
+
     def __len__(self) -> int:
         return len(self._trips)
 

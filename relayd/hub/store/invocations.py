@@ -107,9 +107,7 @@ def list_invocations(
     if state is not None:
         query = query.where(invocations.c.state == state)
     name = f"invocations of {run_id} in {state}"
-    return fetch_page(
-        connection, query, [invocations.c.position], _invocation, name=name, cursor=cursor, limit=limit
-    )
+    return fetch_page(connection, query, [invocations.c.position], _invocation, name=name, cursor=cursor, limit=limit)
 
 
 def list_of_host(
@@ -154,7 +152,7 @@ def members_of(connection: Connection, run_id: str) -> list[Member]:
     """All invocations of a run by position."""
     query = select(*(invocations.c[name] for name in Member.__struct_fields__)).where(invocations.c.run_id == run_id)
     rows = connection.execute(query.order_by(invocations.c.position))
-    return [Member(*row[:6], InvocationState(row[6]), *row[7:]) for row in rows]
+    return [Member(**row._mapping | {"state": InvocationState(row.state)}) for row in rows]
 
 
 def due(connection: Connection, now: int, limit: int) -> list[Due]:
@@ -195,7 +193,9 @@ def _update_of(names: tuple[str, ...]) -> Update:
 
 def count_states(connection: Connection, run_id: str) -> dict[str, int]:
     """How many invocations of a run are in each state."""
-    query = select(invocations.c.state, func.count()).where(invocations.c.run_id == run_id).group_by(invocations.c.state)
+    query = (
+        select(invocations.c.state, func.count()).where(invocations.c.run_id == run_id).group_by(invocations.c.state)
+    )
     return {state: count for state, count in connection.execute(query)}
 
 
@@ -258,5 +258,3 @@ def ids_of(connection: Connection, run_id: str, after: int, limit: int) -> Itera
 def _invocation(row: Row[Any]) -> Invocation:
     values = dict(zip(Invocation.__struct_fields__, row, strict=True))
     return Invocation(**values | {"state": InvocationState(values["state"])})
-
-

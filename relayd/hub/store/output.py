@@ -116,7 +116,9 @@ def chunks_since(connection: Connection, run_id: str, change: int, limit: int) -
     return [Chunk(**row._mapping) for row in connection.execute(query)]
 
 
-def read_output(connection: Connection, invocation_id: str, stream: Stream, after: int = -1, limit: int = 64) -> list[Chunk]:
+def read_output(
+    connection: Connection, invocation_id: str, stream: Stream, after: int = -1, limit: int = 64
+) -> list[Chunk]:
     """
     Pieces of one stream in order.
 
@@ -159,9 +161,7 @@ def search(connection: Connection, run_id: str, text: str, position: int = 0, mo
                 where = data.find(wanted)
                 if where >= 0:
                     line = _line(data, where, len(wanted))
-                    found.append(
-                        Found(invocation_id=invocation_id, host=host, stream=stream, offset=where, line=line)
-                    )
+                    found.append(Found(invocation_id=invocation_id, host=host, stream=stream, offset=where, line=line))
             position = at + 1
         if not members:
             return Search(found=found, next_position=None)
@@ -181,5 +181,3 @@ def _line(data: bytes, where: int, length: int) -> str:
     end = data.find(b"\n", where + length)
     end = min(where + length + _AROUND, len(data) if end < 0 else end)
     return data[start:end].decode("utf-8", "replace")
-
-

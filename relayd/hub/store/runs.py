@@ -184,9 +184,7 @@ def list_runs(
     if created_by is not None:
         query = query.where(runs.c.created_by == created_by)
         name = f"runs of {created_by}"
-    return fetch_page(
-        connection, query, [runs.c.id], _run, name=name, cursor=cursor, limit=limit, descending=True
-    )
+    return fetch_page(connection, query, [runs.c.id], _run, name=name, cursor=cursor, limit=limit, descending=True)
 
 
 def open_runs(connection: Connection) -> list[Run]:

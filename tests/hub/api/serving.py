@@ -18,12 +18,13 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from relayd.hub.access.permissions import Permission, Principal, Role
 from relayd.hub.api.application import ApiSettings, Application, Head
 from relayd.hub.api.channel import Bounds
-from relayd.hub.api.permissions import Principal, Scope
-from relayd.hub.api.problems import NotAuthenticated, Problem
+from relayd.hub.api.problems import NotAuthenticated
 from relayd.hub.api.routes import Route, Router
 from relayd.hub.api.server import ApiFactory
+from relayd.hub.api.translation import problem_of
 from relayd.language.texts import Text
 
 
@@ -112,18 +113,25 @@ class RawClient(Protocol):
         return waiting
 
 
-class Asker(msgspec.Struct, frozen=True):
-    """A principal of tests."""
+class Noted:
+    """An act in the audit log of tests."""
 
-    name: str = "user:test"
-    scopes: frozenset[Scope] = frozenset(Scope)
+    def __init__(self, log: list[tuple[str, str, str]], act: str, who: str) -> None:
+        self._log = log
+        self._act = act
+        self._who = who
+        log.append((act, who, "begun"))
+
+    def end(self, outcome: str = "done") -> None:
+        """What came of it."""
+        self._log.append((self._act, self._who, outcome))
 
 
 class OpenGate:
     """Knows tokens by their scopes: ``Bearer runs:read+runs:write``; ``all`` has all of them."""
 
     def __init__(self) -> None:
-        self.noted: list[tuple[str, str, int, str]] = []
+        self.noted: list[tuple[str, str, str]] = []
 
     async def authenticate(self, head: Head) -> Principal | None:
         """See `relayd.hub.api.application.Gate`."""
@@ -133,17 +141,19 @@ class OpenGate:
         if not given.startswith("Bearer "):
             raise NotAuthenticated(reason=Text("it is no token"))
         token = given.removeprefix("Bearer ")
-        scopes = frozenset(Scope) if token == "all" else frozenset(Scope(each) for each in token.split("+") if each)
-        return Asker(scopes=scopes)
+        scopes = frozenset(Permission) if token == "all" else frozenset(map(Permission, token.split("+")))
+        return Principal(
+            user_id="1", user="test", role=Role.ADMIN, selectors=None, address=head.address, token="t",
+            token_scopes=scopes,
+        )  # fmt: skip
 
-    async def note(self, head: Head, principal: Principal | None, status: int, code: str) -> None:
+    async def begin(self, head: Head, principal: Principal) -> Any:
         """See `relayd.hub.api.application.Gate`."""
-        self.noted.append((head.route.act, "" if principal is None else principal.name, status, code))
+        return Noted(self.noted, head.route.act, principal.name)
 
-
-def no_problem(error: Exception) -> Problem | None:
-    """Every error of a handler is an internal one."""
-    return None
+    def refused(self, head: Head, principal: Principal | None, code: str) -> None:
+        """See `relayd.hub.api.application.Gate`."""
+        self.noted.append((head.route.act, "" if principal is None else principal.name, code))
 
 
 class Serving(TestCase):
@@ -168,7 +178,7 @@ class Serving(TestCase):
             hub=hub,
             router=Router(routes),
             gate=self.gate,
-            problem_of=no_problem,
+            problem_of=problem_of,
             settings=settings,
         )
         self.factory = ApiFactory(reactor, application, bounds)

@@ -8,9 +8,9 @@ from ipaddress import ip_network
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.hub.access.permissions import Permission
 from relayd.hub.api.application import ApiSettings, Limits
 from relayd.hub.api.buckets import Buckets
-from relayd.hub.api.permissions import Scope
 from relayd.hub.api.routes import Route
 from tests.hub.api.serving import Serving
 
@@ -42,7 +42,7 @@ async def nothing(hub: object, call: object) -> None:
 class RateTests(Serving):
     """What is answered to too many requests."""
 
-    routes = (Route(method="GET", path="/x", handler=nothing, permission=Scope.RUNS_READ, summary="", status=204),)
+    routes = (Route(method="GET", path="/x", handler=nothing, permission=Permission.RUNS_READ, summary="", status=204),)
 
     async def statuses(self, count: int, headers: list[tuple[str, str]]) -> list[int]:
         return [(await self.ask("GET", "/api/v1/x", headers=headers)).status for _ in range(count)]

@@ -11,9 +11,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from relayd.hub.access.permissions import Permission
 from relayd.hub.api.calls import Answer, Call, Gone, NoQuery, Writer
 from relayd.hub.api.channel import Bounds
-from relayd.hub.api.permissions import Scope
 from relayd.hub.api.routes import Anyone, Route
 from tests.hub.api.serving import Serving, parse
 
@@ -78,7 +78,7 @@ class Handlers:
         return Answer(stream=write, length=8, media_type="application/octet-stream")
 
     def routes(self) -> list[Route]:
-        read, write = Scope.INVENTORY_READ, Scope.INVENTORY_WRITE
+        read, write = Permission.INVENTORY_READ, Permission.INVENTORY_WRITE
         return [
             Route(method="GET", path="/things/{name}", handler=self.get, permission=read, summary="", answers=Thing),
             Route(
@@ -86,7 +86,7 @@ class Handlers:
                 status=204,
             ),
             Route(
-                method="POST", path="/things", handler=self.make, permission=write, summary="", act="thing.create",
+                method="POST", path="/things", handler=self.make, permission=write, summary="", act="thing-create",
                 takes=Thing, answers=Thing, status=201, max_body=1000,
             ),
             Route(method="GET", path="/slow", handler=self.slow, permission=read, summary="", answers=Thing),
@@ -159,7 +159,9 @@ class HttpTests(Serving):
         response = await self.ask("POST", "/api/v1/things", b'{"name":"a"}')
         self.assertEqual((response.status, response.document), (201, {"name": "a", "size": 0}))
         self.assertEqual(response.headers["location"], "/api/v1/things/a")
-        self.assertEqual(self.gate.noted, [("thing.create", "user:test", 201, "")])
+        self.assertEqual(
+            self.gate.noted, [("thing-create", "token:test/t", "begun"), ("thing-create", "token:test/t", "done")]
+        )
         response = await self.ask("DELETE", "/api/v1/things/a")
         self.assertEqual((response.status, response.body), (204, b""))
         self.assertNotIn("content-length", response.headers)
@@ -439,7 +441,7 @@ class RefusalTests(Serving):
         body = b'{"name":"a"}'
         response = await self.ask("POST", "/api/v1/things", body, token="inventory:read")
         self.assert_problem(response, 403, "forbidden")
-        self.assertEqual(self.gate.noted, [("thing.create", "user:test", 403, "forbidden")])
+        self.assertEqual(self.gate.noted, [("thing-create", "token:test/t", "forbidden")])
         self.assertEqual(self.handlers.done, [])
 
     async def test_requests_from_other_sites(self) -> None:

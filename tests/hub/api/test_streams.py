@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.hub.access.permissions import Permission
 from relayd.hub.api.calls import Answer, Call, Gone
-from relayd.hub.api.permissions import Scope
 from relayd.hub.api.problems import InvalidHeader, UnsatisfiableRange
 from relayd.hub.api.routes import Route
 from relayd.hub.api.streams import (
@@ -239,7 +239,7 @@ class SocketTests(Serving):
             return event_stream(clock, history, last_event(call.headers, None))
 
         route = Route(
-            method="GET", path="/events", handler=events, permission=Scope.RUNS_READ, summary="",
+            method="GET", path="/events", handler=events, permission=Permission.RUNS_READ, summary="",
             answers=bytes, produces=EVENT_STREAM,
         )  # fmt: skip
         await self.serve([route])

@@ -45,7 +45,6 @@ RELAYS = {"a": True, "b": True, "other": False}
 HOSTS = ["h0", "h1", "h2", "h3"]
 TIMEOUT = 100 * SECOND
 OVER_AT = 30 * 24 * 3600 * SECOND
-STOPPED = (RunState.CANCELLING, RunState.STOPPING, *RUN_ENDS)
 
 
 class Row:
@@ -100,20 +99,23 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize(
         aims=st.lists(
-            st.tuples(st.sampled_from(HOSTS), st.lists(st.sampled_from(sorted(RELAYS)), max_size=2, unique=True)),
-            min_size=1,
+            st.tuples(
+                st.sampled_from(HOSTS), st.lists(st.sampled_from(sorted(RELAYS)), min_size=1, max_size=2, unique=True)
+            ),
+            min_size=2,
             max_size=8,
         ),
         concurrency=st.none() | st.integers(1, 3),
         ramp=st.lists(st.integers(1, 2), max_size=2),
-        per_relay=st.none() | st.integers(1, 2),
-        per_host=st.none() | st.integers(1, 2),
-        most=st.none() | st.integers(0, 2),
-        counted=st.sets(st.sampled_from(sorted(ENDS - {InvocationState.SUCCEEDED})), min_size=1),
+        per_relay=st.none() | st.none() | st.integers(1, 2),
+        per_host=st.none() | st.none() | st.integers(1, 2),
+        most=st.none() | st.integers(0, 1),
+        counted=st.sets(st.sampled_from(sorted(ENDS - {InvocationState.SUCCEEDED})), min_size=4),
         wait=st.sampled_from([0, 1000 * SECOND]),
+        there=st.sets(st.sampled_from(sorted(RELAYS))),
     )
     def begin(self, aims: Any, concurrency: Any, ramp: Any, per_relay: Any, per_host: Any, most: Any, counted: Any,
-              wait: int) -> None:  # fmt: skip
+              wait: int, there: set[str]) -> None:  # fmt: skip
         self.now = 0
         self.online: dict[str, str] = {}
         self.since: dict[str, int] = {}
@@ -133,9 +135,13 @@ class AnyOrder(RuleBasedStateMachine):
             wait_until=wait,
             over_at=OVER_AT,
         )
+        for name in there:
+            self.online[name], self.since[name] = self.relays[name].journal, self.now
         self.rows = [Row() for _ in aims]
         self.run_state = RunState.RUNNING
         self.storing: list[Store] = []
+        #: What was being stored as sent, and was changed again before it was stored.
+        self.superseded: set[int] = set()
         #: Questions that relays have not answered.
         self.answers: list[tuple[int, str]] = []
         self.written: Counter[tuple[int, str]] = Counter()
@@ -163,12 +169,11 @@ class AnyOrder(RuleBasedStateMachine):
         assert row.sent_at is not None, "it was written before it was stored"
         assert row.relay == effect.relay
         assert row.state is InvocationState.SENT
-        assert self.run_state not in STOPPED, "something is written although the run was stopped"
+        assert self.run_state is RunState.RUNNING, "something is written although the run was paused or stopped"
         assert not row.cancelled, "something is written although it was cancelled"
         assert effect.again == bool(self.written[key])
         if effect.again:
             assert RELAYS[effect.relay], "sent twice to a program that does not join duplicates"
-            assert self.run_state is RunState.RUNNING
         self.written[key] += 1
         assert len({relay for slot, relay in self.written if slot == effect.slot and self.written[slot, relay]}) == 1
         self.relays[effect.relay].link.append(effect.slot)
@@ -176,7 +181,8 @@ class AnyOrder(RuleBasedStateMachine):
     def do_Queue(self, effect: Queue) -> None:
         row = self.rows[effect.slot]
         assert row.state not in (*ENDS, InvocationState.ACCEPTED)
-        row.state, row.deadline = InvocationState.QUEUED, effect.deadline
+        row.state, row.deadline, row.sent_at = InvocationState.QUEUED, effect.deadline, None
+        self.superseded |= {store.number for store in self.storing if store.slot == effect.slot}
 
     def do_Accept(self, effect: Accept) -> None:
         row = self.rows[effect.slot]
@@ -201,6 +207,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     def do_End(self, effect: End) -> None:
         self.ends(effect.slot, effect.end)
+        self.superseded |= {store.number for store in self.storing if store.slot == effect.slot}
+        assert effect.sent == any(self.written[effect.slot, name] for name in RELAYS)
+        if not effect.sent:
+            self.rows[effect.slot].sent_at = None
         assert effect.end not in (InvocationState.SUCCEEDED, InvocationState.FAILED, InvocationState.TIMED_OUT)
         if effect.end is InvocationState.UNKNOWN:
             assert self.rows[effect.slot].sent_at is not None, "unknown, although it was never sent"
@@ -233,17 +243,17 @@ class AnyOrder(RuleBasedStateMachine):
 
     # What may happen
 
-    @rule(committed=st.booleans())
+    @rule()
     @precondition(lambda self: self.storing)
-    def store(self, committed: bool) -> None:
-        """The next transaction is done; *committed* is of no meaning unless the hub dies."""
+    def store(self) -> None:
+        """The next transaction is done."""
         effect = self.storing.pop(0)
         self.commit(effect)
         self.do(self.machine.stored(effect.slot, effect.number, self.now))
 
     def commit(self, effect: Store) -> None:
         row = self.rows[effect.slot]
-        if row.state not in ENDS:
+        if effect.number not in self.superseded:
             row.state, row.relay, row.deadline = InvocationState.SENT, effect.relay, effect.deadline
             row.journal = effect.journal
             row.sent_at = self.now if row.sent_at is None else row.sent_at
@@ -269,6 +279,19 @@ class AnyOrder(RuleBasedStateMachine):
             self.answers = [asked for asked in self.answers if asked[1] != name]
             del self.online[name], self.since[name]
             self.do(self.machine.relay_offline(name, self.now))
+
+    @rule(name=st.sampled_from(sorted(RELAYS)), arrive=st.booleans(), late=st.sampled_from([0, 50, 500]))
+    def link_breaks(self, name: str, arrive: bool, late: int) -> None:
+        """And the relay is back soon."""
+        self.relay_is_lost(name, arrive)
+        self.now += late * SECOND
+        self.relay_connects(name)
+
+    @rule()
+    @precondition(lambda self: self.storing)
+    def all_is_stored(self) -> None:
+        while self.storing:
+            self.store()
 
     @rule(name=st.sampled_from(sorted(RELAYS)), refuse=st.integers(0, 4), says=st.booleans())
     def order_arrives(self, name: str, refuse: int, says: bool) -> None:
@@ -343,7 +366,7 @@ class AnyOrder(RuleBasedStateMachine):
         if slot < len(self.rows) and self.rows[slot].state not in ENDS:
             self.do(self.machine.cancel_one(slot, self.now))
 
-    @rule(seconds=st.sampled_from([1, 70, 200, 2000, 90_000]))
+    @rule(seconds=st.sampled_from([1, 1, 70, 130, 200, 2000, 90_000]))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds * SECOND
         self.sweep()
@@ -361,6 +384,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.commit(effect)
         self.storing.clear()
         self.answers.clear()
+        self.superseded.clear()
         self.online.clear()
         self.since.clear()
         self.places = Places()
@@ -439,7 +463,7 @@ class AnyOrder(RuleBasedStateMachine):
         if hasattr(self, "machine"):
             for _ in range(40):
                 while self.storing:
-                    self.store(True)
+                    self.store()
                 self.now += 3 * 24 * 3600 * SECOND
                 self.sweep()
             assert self.run_state in RUN_ENDS, self.run_state
@@ -449,7 +473,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 AnyOrder.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -1,0 +1,3 @@
+"""
+What the API has, noun by noun: the shapes of requests and answers, the handlers, and the routes.
+"""

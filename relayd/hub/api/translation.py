@@ -1,0 +1,105 @@
+"""
+What other parts of the hub raise, as problems: one table of their errors.
+
+Their code and words stay; only the HTTP status and the title are added.  What is not here is an internal error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from relayd.hub.access import errors as access
+from relayd.hub.api.problems import InvalidRequest, Mistake, Problem
+from relayd.hub.decisions.selectors import SelectorError
+from relayd.hub.inventory.checks import HostMistake
+from relayd.hub.runs import errors as runs
+from relayd.hub.store import errors as store
+from relayd.language.errors import DescribedError
+
+_AUTHENTICATE: Final = {"WWW-Authenticate": 'Bearer realm="relayd-hub"'}
+#: Seconds after which what is unavailable may be tried again.
+_SOON: Final = 2
+
+
+class Status(Struct, frozen=True):
+    """How an error is answered."""
+
+    status: int
+    title: str
+    headers: dict[str, str] = {}
+
+
+_CONFLICT: Final = Status(409, "Conflict")
+_NOT_FOUND: Final = Status(404, "Not found")
+_FORBIDDEN: Final = Status(403, "Forbidden")
+_UNAUTHENTICATED: Final = Status(401, "Not authenticated", _AUTHENTICATE)
+_CHANGED: Final = Status(412, "Changed in the meantime")
+_INVALID: Final = Status(422, "Invalid request")
+_UNAVAILABLE: Final = Status(503, "Unavailable", {"Retry-After": str(_SOON)})
+
+#: By class; an error's nearest class decides.
+STATUSES: Final[dict[type[DescribedError], Status]] = {
+    access.LoginFailed: Status(401, "Wrong user or password", _AUTHENTICATE),
+    access.LoginThrottled: Status(429, "Too many logins"),
+    access.LoginsBusy: Status(503, "Too many logins"),
+    access.LoginInsecure: _FORBIDDEN,
+    access.NotAuthenticated: _UNAUTHENTICATED,
+    access.CsrfWrong: _FORBIDDEN,
+    access.Forbidden: _FORBIDDEN,
+    access.PasswordMustChange: _FORBIDDEN,
+    access.HostsForbidden: _FORBIDDEN,
+    access.Unusable: _INVALID,
+    access.WeakPassword: _INVALID,
+    access.UserExists: _CONFLICT,
+    access.TokenExists: _CONFLICT,
+    access.NoSuchUser: _NOT_FOUND,
+    access.NoSuchToken: _NOT_FOUND,
+    access.NoSuchSession: _NOT_FOUND,
+    access.UserChanged: _CHANGED,
+    access.TooManyTokens: _CONFLICT,
+    access.LastAdministrator: _CONFLICT,
+    access.UsersExist: _CONFLICT,
+    access.AuditUnavailable: _UNAVAILABLE,
+    runs.InvalidOrder: _INVALID,
+    runs.NoHosts: _INVALID,
+    runs.SecretsGone: _CONFLICT,
+    runs.NotNow: _CONFLICT,
+    runs.TooManyOpen: _UNAVAILABLE,
+    store.StoreUnavailable: _UNAVAILABLE,
+    store.Conflict: _CONFLICT,
+    store.NotFound: _NOT_FOUND,
+    store.Changed: _CHANGED,
+    store.Unstorable: _INVALID,
+    store.BadCursor: Status(400, "Bad cursor"),
+}
+
+
+class Described(Problem):
+    """An error of another part of the hub, as a problem."""
+
+    def __init__(self, error: DescribedError, status: Status, headers: dict[str, str]) -> None:
+        super().__init__(headers={**status.headers, **headers})
+        self.code = error.code
+        self.status = status.status  # type: ignore[misc]
+        self.title = status.title  # type: ignore[misc]
+        self._words = str(error)
+
+    def __str__(self) -> str:
+        return self._words
+
+
+def problem_of(error: BaseException) -> Problem | None:
+    """The problem that an error is; ``None``: it is an internal one, of which nothing is said."""
+    if isinstance(error, HostMistake):
+        return InvalidRequest([Mistake(str(error.text), f"/{error.field}")])
+    if isinstance(error, SelectorError):
+        return InvalidRequest([Mistake(str(error.text), "/selector")])
+    if not isinstance(error, DescribedError):
+        return None
+    for kind in type(error).__mro__:
+        if kind in STATUSES:
+            seconds: Any = getattr(error, "seconds", None)
+            return Described(error, STATUSES[kind], {} if seconds is None else {"Retry-After": str(seconds)})
+    return None

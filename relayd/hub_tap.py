@@ -31,9 +31,10 @@ if TYPE_CHECKING:  # otherwise imported by `makeService`
 
 ABOUT = (
     "Accepts relays, gives them the runs that people and programs order, and keeps orders and results. Every option "
-    'can also be set in the environment (RELAYD_HUB_KEEP_RUNS=90d) and in the TOML file of --config (keep-runs = "90d"). '
-    "The command line overrides the environment, and the environment overrides the file. Write times like 5s, 2m or "
-    "1h, and sizes like 512K or 8M. Before the first start, relayctl hub init makes the first administrator."
+    "can also be set in the environment (RELAYD_HUB_LOG_LEVEL=debug) and in the TOML file of --config "
+    '(log-level = "debug"). The command line overrides the environment, and the environment overrides the file. Write '
+    "times like 5s, 2m or 1h, and sizes like 512K or 8M. Before the first start, relayctl hub init makes the first "
+    "administrator."
 )
 #: The libraries of the extra ``hub``, by the names that are imported.
 _LIBRARIES = ("sqlalchemy", "alembic", "psycopg", "argon2", "yaml")

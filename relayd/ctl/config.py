@@ -8,8 +8,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -17,15 +17,23 @@ from msgspec.structs import asdict
 
 from relayd.config.credentials import CREDENTIALS
 from relayd.config.host_tables import HOSTS, table_of_host
-from relayd.config.option import Option
-from relayd.config.options import OPTIONS, Config
+from relayd.config.option import Option, OptionTable
+from relayd.config.options import RELAY_TABLE, Config
 from relayd.config.server_tables import SERVERS
 from relayd.config.sources import Given
 from relayd.config.tables import heading
 from relayd.config.values import server_urls, spell_duration
 from relayd.ctl.settings import add_all_options, read_all
+from relayd.hub.config.values import password_in, without_password
 from relayd.network.host_rules import HostRule
 from relayd.process.journald import is_journal, with_priority
+
+
+#: Options of which a value may hold a password: whether it does.
+_WITH_PASSWORDS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "http-proxy": lambda config: "@" in config.http_proxy and config.http_proxy_password_file is None,
+    "database": lambda config: password_in(config.database),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,15 +63,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _table(config: Config, given: Mapping[str, Given], names: Mapping[str, str]) -> Iterator[str]:
-    yield f"{'OPTION':<22}  {'VALUE':<32}  FROM"
-    for option in OPTIONS:
-        value = _shown(option, getattr(config, option.attribute), names)
-        where = given[option.name].where if option.name in given else "default"
-        yield f"{option.name:<22}  {value:<32}  {'command line' if where == option.flag_name else where}"
+    yield from option_rows(RELAY_TABLE, config, given, names)
     for kind, rows in _tables(config):
         for number, row in enumerate(rows, 1):
             keys = ", ".join(f"{key} = {value}" for key, value in _keys_of(row, names))
             yield f"{heading(kind)} {number}: {keys}"
+
+
+def option_rows(
+    table: OptionTable, config: object, given: Mapping[str, Given], names: Mapping[str, str]
+) -> Iterator[str]:
+    """
+    The options of a program, one a line.
+
+    :param names: by path, what stands for it.
+    """
+    yield f"{'OPTION':<22}  {'VALUE':<32}  FROM"
+    for option in table.options:
+        value = _shown(option, getattr(config, option.attribute), names)
+        where = given[option.name].where if option.name in given else "default"
+        yield f"{option.name:<22}  {value:<32}  {'command line' if where == option.flag_name else where}"
 
 
 def _shown(option: Option, value: Any, names: Mapping[str, str]) -> str:
@@ -73,6 +92,8 @@ def _shown(option: Option, value: Any, names: Mapping[str, str]) -> str:
         return names[value]
     if option.name == "http-proxy":
         return _without_user(value)
+    if option.name == "database":
+        return without_password(value)
     if option.hidden and not os.path.exists(value):
         return "not shown: there is no such file"
     return option.spell(value) or '""'
@@ -85,11 +106,20 @@ def _without_user(url: str) -> str:
 
 
 def _toml(config: Config, given: Mapping[str, Given], names: Mapping[str, str]) -> Iterator[str]:
-    for option in OPTIONS:
+    yield from option_toml(RELAY_TABLE, config, given, names)
+    for kind, rows in _tables(config):
+        for row in rows:
+            yield f"\n{heading(kind)}"
+            yield from (f"{key} = {value}" for key, value in _keys_of(row, names))
+
+
+def option_toml(table: OptionTable, config: Any, given: Mapping[str, Given], names: Mapping[str, str]) -> Iterator[str]:
+    """The options of a program that are set, as lines of a TOML file."""
+    for option in table.options:
         if option.name not in given or option.name == "config":
             continue
         value = getattr(config, option.attribute)
-        if option.name == "http-proxy" and "@" in value and config.http_proxy_password_file is None:
+        if option.name in _WITH_PASSWORDS and _WITH_PASSWORDS[option.name](config):
             yield f"# {option.name}: has a password, which is not shown here"
         elif option.is_path and value in names:
             yield f"{option.name} = {_text(names[value])}"
@@ -97,10 +127,6 @@ def _toml(config: Config, given: Mapping[str, Given], names: Mapping[str, str]) 
             yield f"# {option.name}: there is no such file"
         else:
             yield f"{option.name} = {toml_literal(option, value)}"
-    for kind, rows in _tables(config):
-        for row in rows:
-            yield f"\n{heading(kind)}"
-            yield from (f"{key} = {value}" for key, value in _keys_of(row, names))
 
 
 def _tables(config: Config) -> Iterator[tuple[str, Sequence[Struct]]]:

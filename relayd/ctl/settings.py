@@ -11,8 +11,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from relayd.config.option import GivenOptions
-from relayd.config.options import OPTIONS, Config
+from relayd.config.option import GivenOptions, OptionTable
+from relayd.config.options import OPTIONS, RELAY_TABLE, Config
 from relayd.config.paths import CREDENTIALS, CREDENTIALS_ROOT, Elsewhere
 from relayd.config.reading import Reading, load, read
 from relayd.config.values import near
@@ -63,9 +63,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def add_all_options(parser: argparse.ArgumentParser) -> None:
     """Add all options of relayd, as on its own command line, and the unit."""
     parser.add_argument("--unit", metavar="NAME", help=_HELP)
-    for section in dict.fromkeys(option.section for option in OPTIONS):
+    add_table_options(parser, RELAY_TABLE)
+
+
+def add_table_options(parser: argparse.ArgumentParser, table: OptionTable) -> None:
+    """Add all options of a program, as on its own command line."""
+    for section in dict.fromkeys(option.section for option in table.options):
         group = parser.add_argument_group(section)
-        for option in OPTIONS:
+        for option in table.options:
             if option.section != section:
                 continue
             help = option.help.replace("%", "%%")

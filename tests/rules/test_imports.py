@@ -76,7 +76,7 @@ def _is_module(name: str) -> bool:
 
 
 #: What runs the reactor beside the plugins.
-_RUNNERS = {"relayd.ctl.check", "relayd.ctl.try_server", "relayd.hub.terminal"}
+_RUNNERS = {"relayd.ctl.check", "relayd.ctl.hub_state", "relayd.ctl.try_server", "relayd.hub.terminal"}
 
 #: What statements are in; an import is in nothing else.
 _HOLD_STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)

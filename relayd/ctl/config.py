@@ -28,7 +28,6 @@ from relayd.hub.config.values import password_in, without_password
 from relayd.network.host_rules import HostRule
 from relayd.process.journald import is_journal, with_priority
 
-
 #: Options of which a value may hold a password: whether it does.
 _WITH_PASSWORDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "http-proxy": lambda config: "@" in config.http_proxy and config.http_proxy_password_file is None,

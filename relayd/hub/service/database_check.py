@@ -38,9 +38,7 @@ def _of_sqlite(path: str) -> str | None:
     if not os.path.exists(path):
         return None
     try:
-        with closing(
-            sqlite3.connect(f"file:{path.replace('?', '%3f').replace('#', '%23')}?mode=ro", uri=True)
-        ) as found:
+        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as found:
             row = found.execute(_QUESTION).fetchone()
     except sqlite3.OperationalError as error:
         if "no such table" in str(error):

@@ -28,7 +28,7 @@ from relayd.hub.api.server import ApiFactory
 from relayd.hub.api.translation import problem_of
 from relayd.hub.config.options import HubConfig
 from relayd.hub.config.values import without_password
-from relayd.hub.decisions.selectors import parse_selector
+from relayd.hub.decisions.selectors import parse as parse_selector
 from relayd.hub.inventory.errors import SealingKeysUnusable
 from relayd.hub.inventory.sealing import KeyFile, Sealer
 from relayd.hub.links.links import Links

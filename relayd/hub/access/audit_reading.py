@@ -3,7 +3,8 @@ Reading the hub's audit log page by page, the newest first, and exporting it who
 called in a thread.
 
 Only lines with the hub's seal are shown: what somebody else wrote into the files is not told as if the hub had said it.
-``relayctl audit verify`` finds it, also in an export, which has the bytes as they are.
+Whoever can write to the files can still keep lines from being shown, by removing them or by copies of others.
+``relayctl audit verify`` finds all of that, also in an export, which has the bytes as they are.
 """
 
 from __future__ import annotations

@@ -105,6 +105,16 @@ def delete_stream(connection: Connection, invocation_id: str, stream: str) -> No
     )
 
 
+def forget_chunks(connection: Connection, chunks: Sequence[NewChunk]) -> None:
+    """Delete pieces that may have been stored, since they are stored again."""
+    for chunk in chunks:
+        connection.execute(
+            delete(output_chunks).where(
+                output_chunks.c.invocation_id == chunk.invocation_id, output_chunks.c.sequence == chunk.sequence
+            )
+        )
+
+
 def chunks_since(connection: Connection, run_id: str, change: int, limit: int) -> list[Chunk]:
     """The pieces of a run's outputs that were stored after *change*, in the order of their changes."""
     query = (

@@ -10,10 +10,9 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
-from relayd.hub.access.audit import HubAudit
-from relayd.hub.access.logins import Logins
-from relayd.hub.access.sessions import Doorkeeper
+from relayd.hub.access.access import Access
 from relayd.hub.api.metrics import RequestCounts
+from relayd.hub.inventory.sealing import Sealer
 from relayd.hub.store.store import Store
 
 
@@ -37,9 +36,8 @@ class Hub:
     reactor: Any
     now: Callable[[], int]
     store: Store
-    logins: Logins
-    doorkeeper: Doorkeeper
-    audit: HubAudit
+    access: Access
+    sealer: Sealer
     signals: RunSignals | None = None
     obstacles: Callable[[], list[str]]
     registry: CollectorRegistry

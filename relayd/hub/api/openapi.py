@@ -39,6 +39,7 @@ from relayd.hub.api.problems import (
 )
 from relayd.hub.api.routes import JSON, Anyone, Precondition, Route
 from relayd.hub.api.streams import EVENT_STREAM
+from relayd.hub.api.translation import STATUSES
 from relayd.wire.secret import Secret
 
 Schema = dict[str, Any]
@@ -195,6 +196,8 @@ def _responses(route: Route, schemas: dict[str, Schema]) -> Schema:
     by_status: dict[int, list[str]] = {}
     for problem in problems_of(route):
         by_status.setdefault(problem.status, []).append(problem.code)
+    for refusal in route.refusals:
+        by_status.setdefault(STATUSES[refusal].status, []).append(refusal.code)
     reference = {"$ref": _TEMPLATE.format(name=ProblemDetails.__name__)}
     for status, codes in sorted(by_status.items()):
         responses[str(status)] = {

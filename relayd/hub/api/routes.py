@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from relayd.hub.access.permissions import Permission
 from relayd.hub.api.calls import Call, NoQuery
-from relayd.language.errors import DescribedError
 from relayd.hub.api.problems import MethodNotAllowed, Problem, UnknownPath
+from relayd.language.errors import DescribedError
 
 #: Where the API begins.
 BASE: Final = "/api/v1"

@@ -29,7 +29,7 @@ class Given(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fi
     """A part of a request; what it does not know, it refuses."""
 
 
-class PageQuery(Given):
+class PageQuery(Given, frozen=True, kw_only=True):
     """Which page of a list."""
 
     cursor: Cursor | None = None
@@ -55,6 +55,11 @@ def listing(page: Page[T]) -> Listing[T]:
 def moment(microseconds: int) -> datetime:
     """A time of the store as RFC 3339 has it."""
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def microseconds(moment: datetime) -> int:
+    """A time of a request as the store has it."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def moment_or_none(microseconds: int | None) -> datetime | None:

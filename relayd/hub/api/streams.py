@@ -110,9 +110,7 @@ def event_stream(clock: IReactorTime, source: EventSource, after: int, poll: flo
 class _Sender:
     """Sends the events of one stream."""
 
-    def __init__(
-        self, clock: IReactorTime, writer: Writer, source: EventSource, waker: _Waker, poll: float
-    ) -> None:
+    def __init__(self, clock: IReactorTime, writer: Writer, source: EventSource, waker: _Waker, poll: float) -> None:
         self._clock = clock
         self._writer = writer
         self._source = source

@@ -13,7 +13,9 @@ from msgspec import Struct
 from relayd.hub.access import errors as access
 from relayd.hub.api.problems import InvalidRequest, Mistake, Problem
 from relayd.hub.decisions.selectors import SelectorError
+from relayd.hub.inventory import errors as inventory
 from relayd.hub.inventory.checks import HostMistake
+from relayd.hub.inventory.credentials import CredentialMistake
 from relayd.hub.runs import errors as runs
 from relayd.hub.store import errors as store
 from relayd.language.errors import DescribedError
@@ -66,9 +68,12 @@ STATUSES: Final[dict[type[DescribedError], Status]] = {
     runs.NoHosts: _INVALID,
     runs.SecretsGone: _CONFLICT,
     runs.NotNow: _CONFLICT,
+    runs.RunError: _CONFLICT,
     runs.TooManyOpen: _UNAVAILABLE,
+    inventory.SealingKeysUnusable: _UNAVAILABLE,
     store.StoreUnavailable: _UNAVAILABLE,
     store.Conflict: _CONFLICT,
+    store.StillReferred: _CONFLICT,
     store.NotFound: _NOT_FOUND,
     store.Changed: _CHANGED,
     store.Unstorable: _INVALID,
@@ -92,7 +97,7 @@ class Described(Problem):
 
 def problem_of(error: BaseException) -> Problem | None:
     """The problem that an error is; ``None``: it is an internal one, of which nothing is said."""
-    if isinstance(error, HostMistake):
+    if isinstance(error, HostMistake | CredentialMistake):
         return InvalidRequest([Mistake(str(error.text), f"/{error.field}")])
     if isinstance(error, SelectorError):
         return InvalidRequest([Mistake(str(error.text), "/selector")])

@@ -22,7 +22,7 @@ from relayd.hub.store.ids import new_id
 from relayd.hub.store.paging import USUAL, Page
 from relayd.hub.store.relays import Relay, RelayKey
 from relayd.hub.store.store import Store
-from relayd.language.texts import printable
+from relayd.language.texts import Text, printable
 from relayd.network.patterns import read_network
 from relayd.wire.parsing import FEATURES
 from relayd.wire.relay_info import RelayInfo
@@ -78,8 +78,11 @@ class RelayAdministration:
         :return: fails with `Conflict`, or another `StoreError`.
         """
         if not _NAME.fullmatch(name):
-            reason = "expected up to 128 letters, digits and . _ : @ -, with a letter or digit first"
-            raise BadRelay(field="name", reason=f"{reason}; found {printable(repr(name), 100)}")
+            reason = Text(
+                "expected up to 128 letters, digits and . _ : @ -, with a letter or digit first; found {found}",
+                found=printable(repr(name), 100),
+            )
+            raise BadRelay(field="name", reason=reason)
         now = self._now()
         entry = Relay(
             id=new_id(now),
@@ -134,9 +137,7 @@ class RelayAdministration:
         """
         networks = None if allowed_networks is None else networks_of(allowed_networks)
         note = None if note is None else _note(note)
-        changed = self._store.run(
-            relays.change, name, version, enabled=enabled, allowed_networks=networks, note=note
-        )
+        changed = self._store.run(relays.change, name, version, enabled=enabled, allowed_networks=networks, note=note)
 
         def apply(entry: Relay) -> RelayView:
             link = self._links.relays.get(name)
@@ -198,20 +199,21 @@ def networks_of(texts: Sequence[str]) -> tuple[str, ...]:
     :raises BadRelay: when one is not valid.
     """
     if len(texts) > _MOST_NETWORKS:
-        raise BadRelay(field="allowedNetworks", reason=f"there may be {_MOST_NETWORKS} of them at most")
-    found = {}
+        raise BadRelay(field="allowedNetworks", reason=Text("there may be {most} at most", most=_MOST_NETWORKS))
+    found: dict[str, None] = {}
     for text in texts:
         try:
             found[str(read_network(text))] = None
         except ValueError:
-            reason = "expected an address or a network such as 192.0.2.0/24, without bits after its prefix"
-            raise BadRelay(
-                field="allowedNetworks", reason=f"{reason}; found {printable(repr(text), 60)}"
-            ) from None
+            reason = Text(
+                "expected an address or a network such as 192.0.2.0/24, without bits after its prefix; found {found}",
+                found=printable(repr(text), 60),
+            )
+            raise BadRelay(field="allowedNetworks", reason=reason) from None
     return tuple(found)
 
 
 def _note(text: str) -> str:
     if len(text) > _MOST_NOTE:
-        raise BadRelay(field="note", reason=f"it may have {_MOST_NOTE} characters at most")
+        raise BadRelay(field="note", reason=Text("it may have {most} characters at most", most=_MOST_NOTE))
     return text

@@ -93,9 +93,7 @@ class RelayAuthenticator:
         digests = list({each.digest for each in waiting})
         self._store.read(find_by_digests, digests).addBoth(self._was_read, waiting)
 
-    def _was_read(
-        self, found: Mapping[bytes, tuple[Relay, RelayKey]] | Failure, waiting: list[_Waiting]
-    ) -> None:
+    def _was_read(self, found: Mapping[bytes, tuple[Relay, RelayKey]] | Failure, waiting: list[_Waiting]) -> None:
         if self._waiting:
             self._read()
         else:

@@ -17,6 +17,7 @@ from relayd.hub.relays.secrets import digest_of_key, digest_of_token, new_key, n
 from relayd.hub.store import relays
 from relayd.hub.store.ids import new_id
 from relayd.hub.store.store import Store
+from relayd.language.texts import Text
 from relayd.wire.secret import Secret
 
 #: Microseconds for which a token is good, and for which older keys are after a new one was made.
@@ -87,20 +88,19 @@ class Enrolment:
         """
         digest, now = digest_of_token(token), self._now()
         if digest is None:
-            return fail(EnrolmentRefused(reason="it is not an enrolment token; was all of it copied?"))
+            return fail(EnrolmentRefused(reason=Text("it is not an enrolment token; was all of it copied?")))
 
         def use(connection: Connection) -> NewKey:
             good = relays.use_token(connection, digest, now)
             found = relays.find_token(connection, digest)
             if found is None:
-                raise EnrolmentRefused(
-                    reason="the hub does not know it; it was perhaps replaced by a newer one. Ask for a new one"
-                )
+                reason = Text("the hub does not know it; perhaps a newer one has replaced it. Ask for a new one")
+                raise EnrolmentRefused(reason=reason)
             entry, relay = found
             if not good:
                 raise EnrolmentRefused(reason=_why_not(entry))
             if not relay.enabled:
-                raise EnrolmentRefused(reason="the relay is disabled at the hub")
+                raise EnrolmentRefused(reason=Text("the relay is disabled at the hub"))
             return _make_key(connection, relay, now, OVERLAP)
 
         return self._store.run(use)
@@ -131,13 +131,14 @@ def _make_key(connection: Connection, relay: relays.Relay, now: int, overlap: in
     return NewKey(relay.name, entry.id, key)
 
 
-def _why_not(token: relays.EnrolmentToken) -> str:
+def _why_not(token: relays.EnrolmentToken) -> Text:
     if token.used_at is not None:
-        return (
-            f"it was used on {_moment(token.used_at)}, and is good for one use. If that was not you, revoke the key that "
-            "was given for it, and find out who has read the token"
+        return Text(
+            "it was used on {time}, and is good for one use. If that was not you, revoke the key that was given for it "
+            "and find out who has read the token",
+            time=_moment(token.used_at),
         )
-    return f"it expired on {_moment(token.expires_at)}. Ask for a new one"
+    return Text("it expired on {time}. Ask for a new one", time=_moment(token.expires_at))
 
 
 def _moment(microseconds: int) -> str:

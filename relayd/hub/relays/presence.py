@@ -58,17 +58,17 @@ class Presence(Service):
 
     def relay_connected(self, link: RelayConnection) -> None:
         """A relay has connected, or has told what it is: `LinkObserver.relay_connected`."""
-        info = link.program.info
+        info, now = link.program.info, self._now()
         self._write(
             note_connection,
             link.proxy_id,
-            self._now(),
+            now,
             address=link.address,
             dialect=link.dialect,
             version=None if info is None else printable(info.version, 40),
             info=None if info is None else msgspec.json.encode(info).decode(),
         )
-        self._write(note_seen, [_seen(link)], self._now())
+        self._write(note_seen, [_seen(link)], now)
 
     def relay_lost(self, link: RelayConnection) -> None:
         """A relay has left: `LinkObserver.relay_lost`."""

@@ -4,7 +4,7 @@ Relays, their keys and their enrolment tokens: queries.  The store has digests, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -121,9 +121,7 @@ def fetch(connection: Connection, cursor: str | None = None, limit: int = USUAL)
 
     :raises BadCursor: when *cursor* is not one of this list.
     """
-    return fetch_page(
-        connection, select(relays), [relays.c.name], _relay_of, name="relays", cursor=cursor, limit=limit
-    )
+    return fetch_page(connection, select(relays), [relays.c.name], _relay_of, name="relays", cursor=cursor, limit=limit)
 
 
 def change(
@@ -241,7 +239,7 @@ def revoke_key(connection: Connection, relay_id: str, key_id: str, now: int) -> 
 
 def find_by_digests(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, tuple[Relay, RelayKey]]:
     """The keys with these digests, good or not, each with its relay."""
-    found = {}
+    found: dict[bytes, tuple[Relay, RelayKey]] = {}
     for part in _parts(digests):
         rows = connection.execute(select(relay_keys).where(relay_keys.c.digest.in_(part))).all()
         owners = {
@@ -321,8 +319,7 @@ def _in_version(connection: Connection, name: str, version: int | None) -> Relay
 
 
 def _relay_of(row: Row[Any]) -> Relay:
-    values: Mapping[str, Any] = row._mapping
-    fields = {name: values[name] for name in Relay.__struct_fields__ if name != "allowed_networks"}
+    fields = {name: row._mapping[name] for name in Relay.__struct_fields__ if name != "allowed_networks"}
     return Relay(**fields, allowed_networks=msgspec.json.decode(row.allowed_networks, type=tuple[str, ...]))
 
 

@@ -217,6 +217,12 @@ Index(
     sqlite_where=text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
     postgresql_where=text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
 )
+Index(
+    "ix_runs_uncounted",
+    runs.c.id,
+    sqlite_where=text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+    postgresql_where=text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+)
 
 invocations: Final = Table(
     "invocations",

@@ -23,7 +23,7 @@ from relayd.network.threads import in_pool
 _NDJSON: Final = "application/x-ndjson"
 
 
-class AuditQuery(PageQuery):
+class AuditQuery(PageQuery, frozen=True, kw_only=True):
     """Which events."""
 
     principal: Annotated[str, Meta(max_length=255, description="Whose, as user:NAME or token:USER/NAME.")] | None = None
@@ -39,7 +39,7 @@ async def list_events(hub: Hub, call: Call[AuditQuery, None]) -> Listing[dict[st
         return query.principal in (None, event.get("principal")) and query.event in (None, event.get("event"))
 
     read = partial(read_page, before=before, limit=query.limit, wanted=wanted)
-    page = await in_pool(hub.reactor, read, hub.audit.path, hub.audit.state_dir)
+    page = await in_pool(hub.reactor, read, hub.access.audit.path, hub.access.audit.state_dir)
     return Listing(items=page.events, next=UNSET if page.next_before is None else str(page.next_before))
 
 
@@ -53,7 +53,7 @@ def _number(cursor: str | None) -> int | None:
 
 async def export_events(hub: Hub, call: Call[NoQuery, None]) -> Answer:
     """The lines as they are: ``relayctl audit verify`` checks them."""
-    pieces = export(hub.audit.path)
+    pieces = export(hub.access.audit.path)
 
     async def stream(writer: Writer) -> None:
         try:

@@ -27,14 +27,14 @@ from relayd.language.texts import Text
 from relayd.wire.secret import Secret
 
 
-class Login(Given):
+class Login(Given, frozen=True, kw_only=True):
     """Who logs in."""
 
     user: Annotated[str, Meta(max_length=255)]
     password: Secret
 
 
-class Me(Shape):
+class Me(Shape, frozen=True, kw_only=True):
     """
     Who asks.
 
@@ -56,7 +56,7 @@ class Me(Shape):
     csrf_token: str | UnsetType = UNSET
 
 
-class SessionShape(Shape):
+class SessionShape(Shape, frozen=True, kw_only=True):
     """A session of one's own."""
 
     id: str
@@ -72,15 +72,13 @@ async def log_in(hub: Hub, call: Call[NoQuery, Login]) -> Answer:
     if not may_send_password(call.secure, call.address):
         raise LoginInsecure
     previous = session_in_cookies(call.headers.get("cookie", ""), call.secure)
-    made = await hub.logins.log_in(call.body.user, call.body.password, call.address, previous)
-    return Answer(
-        body=_me(made.principal, made.csrf), cookies=(session_cookie(made.session_id, call.secure),)
-    )
+    made = await hub.access.logins.log_in(call.body.user, call.body.password, call.address, previous)
+    return Answer(body=_me(made.principal, made.csrf), cookies=(session_cookie(made.session_id, call.secure),))
 
 
 async def log_out(hub: Hub, call: Call[NoQuery, None]) -> Answer:
     """The cookie goes, too."""
-    await hub.logins.log_out(_session_of(call), call.who)
+    await hub.access.logins.log_out(_session_of(call), call.who)
     return Answer(cookies=(no_session_cookie(call.secure),))
 
 
@@ -91,7 +89,7 @@ async def me(hub: Hub, call: Call[NoQuery, None]) -> Me:
 
 async def list_own(hub: Hub, call: Call[NoQuery, None]) -> Listing[SessionShape]:
     """A user has few."""
-    found = await hub.logins.list_sessions(call.who, _session_of(call))
+    found = await hub.access.logins.list_sessions(call.who, _session_of(call))
     return Listing(
         items=[
             SessionShape(
@@ -110,7 +108,7 @@ async def list_own(hub: Hub, call: Call[NoQuery, None]) -> Listing[SessionShape]
 async def end_own(hub: Hub, call: Call[NoQuery, None]) -> None:
     """Such as one that was left open elsewhere."""
     _session_of(call)
-    await hub.logins.end_session(call.who, call.parameters["id"])
+    await hub.access.logins.end_session(call.who, call.parameters["id"])
 
 
 def _session_of(call: Call[Any, Any]) -> Secret:
@@ -157,9 +155,7 @@ ROUTES: Final = (
         summary="Log out",
         status=204,
     ),
-    Route(
-        method="GET", path="/me", handler=me, permission=Anyone.AUTHENTICATED, summary="Who asks", answers=Me
-    ),
+    Route(method="GET", path="/me", handler=me, permission=Anyone.AUTHENTICATED, summary="Who asks", answers=Me),
     Route(
         method="GET",
         path="/me/sessions",

@@ -86,6 +86,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
         postgresql_where=sa.text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
     )
+    op.create_index(
+        "ix_runs_uncounted",
+        "runs",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+        postgresql_where=sa.text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+    )
     op.create_table(
         "users",
         sa.Column("id", _Text, nullable=False),

@@ -99,6 +99,7 @@ def upgrade() -> None:
         sa.Column("id", _Text, nullable=False),
         sa.Column("name", _Text, nullable=False),
         sa.Column("password_hash", _Text, nullable=False),
+        sa.Column("password_expires_at", sa.BigInteger(), nullable=True),
         sa.Column("role", _Text, nullable=False),
         sa.Column("selectors", _Text, nullable=True),
         sa.Column("enabled", sa.Boolean(), server_default=sa.text("(true)"), nullable=False),

@@ -2,8 +2,8 @@
 # Brings what the tests need from outside Python, and says plainly when it cannot.
 #
 #   bootstrap.sh python PYTHON   checks that PYTHON is new enough and can make a virtual environment
-#   bootstrap.sh peers           SSH servers, of which some may be left out, login shells of every kind, one-time codes for PAM, libfaketime, tmux, the
-#                                checkers of what is packaged, Chromium, Node.js, and the npm packages of tests/node
+#   bootstrap.sh peers           SSH servers, of which some may be left out, login shells of every kind, one-time codes for PAM, PostgreSQL, libfaketime,
+#                                tmux, the checkers of what is packaged, Chromium, Node.js, and the npm packages of tests/node
 #   bootstrap.sh node            Node.js and the npm packages of tests/node alone
 #   bootstrap.sh deb             what builds the Debian package
 #   bootstrap.sh machine         what the package is run with, under a systemd of its own
@@ -68,6 +68,8 @@ bring_peers() {
     command -v fish >/dev/null || missing="$missing fish"
     command -v busybox >/dev/null || missing="$missing busybox"
     command -v sudo >/dev/null || missing="$missing sudo"
+    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || missing="$missing postgresql"
+    command -v setpriv >/dev/null || missing="$missing util-linux"
     [ -e /usr/share/i18n/locales/zh_CN ] || missing="$missing locales"
     command -v faketime >/dev/null || missing="$missing faketime"
     command -v systemd-analyze >/dev/null || missing="$missing systemd"

@@ -14,8 +14,8 @@ from relayd.journal.archive import PRUNE_ROWS
 from relayd.journal.index import JournalIndex
 from relayd.journal.sqlite_errors import as_unavailable
 from relayd.journal.store import Store
-from relayd.journal.worker import Worker
 from relayd.journal.writer import Writer
+from relayd.process.worker import Worker
 
 _log = Logger("relayd.journal")
 

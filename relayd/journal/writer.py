@@ -17,9 +17,9 @@ from twisted.logger import Logger
 
 from relayd.errors import JournalUnavailable
 from relayd.journal.store import Call, Prepared, Store
-from relayd.journal.worker import Worker
 from relayd.language.texts import Text
 from relayd.network.loop_turns import turns_of
+from relayd.process.worker import Worker
 
 _log = Logger("relayd.journal")
 

@@ -59,7 +59,7 @@ class Built:
 @cache
 def built() -> Built:
     """Built by the first who asks; the others wait for it."""
-    directory = _once("packages", _build)
+    directory = once("packages", _build)
     wheels = (*directory.glob("*.whl"), *directory.glob("of-sdist/*.whl"))
     return Built(directory / "source", *directory.glob("*.tar.gz"), *wheels)
 
@@ -67,17 +67,17 @@ def built() -> Built:
 @cache
 def installed() -> Path:
     """An environment in which pip has installed the wheel, and nothing else; nobody may change it."""
-    return _once("installed", _install)
+    return once("installed", _install)
 
 
 @cache
 def site() -> tuple[Path, str]:
     """The site of the documents, made by the first who asks, and what its making printed."""
-    directory = _once("site", _build_site, "docs", "relayd")
+    directory = once("site", _build_site, "docs", "relayd")
     return directory / "site", (directory / "said").read_text("utf-8")
 
 
-def _once(name: str, build: Callable[[Path], None], *folders: str) -> Path:
+def once(name: str, build: Callable[[Path], None], *folders: str) -> Path:
     """
     What *build* makes in a directory of this source, whole or not at all, once for all processes.
 

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
-_log = Logger("relayd.journal")
+_log = Logger("relayd.process")
 
 _SOME: Final = 4096
 
@@ -36,6 +36,7 @@ class Worker:
 
     def __init__(self, reactor: Any, name: str) -> None:
         self._reactor = reactor
+        self._name = name
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._stopped: Callable[[None], None]
         self._done: deque[tuple[Callable[[Any], None], Any]] = deque()
@@ -93,11 +94,11 @@ class Worker:
             try:
                 then(outcome)
             except Exception:
-                _log.failure("What the journal has done could not be told")
+                _log.failure("What a thread has done could not be told")
 
     def connectionLost(self, reason: Any) -> None:
         """See `IReadDescriptor`.  Nobody loses a pipe within the process."""
 
     def logPrefix(self) -> str:
         """See `ILoggingContext`."""
-        return "journal"
+        return self._name

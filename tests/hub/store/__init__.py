@@ -1,0 +1,1 @@
+"""The hub's database: on SQLite, and on a real PostgreSQL server."""

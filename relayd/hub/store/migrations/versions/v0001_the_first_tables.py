@@ -160,6 +160,7 @@ def upgrade() -> None:
         sa.Column("host_name", _Text, nullable=False),
         sa.Column("host", _Text, nullable=False),
         sa.Column("relay", _Text, nullable=True),
+        sa.Column("journal_id", _Text, nullable=True),
         sa.Column("state", _Text, nullable=False),
         sa.Column("deadline", sa.BigInteger(), nullable=True),
         sa.Column("sent_at", sa.BigInteger(), nullable=True),

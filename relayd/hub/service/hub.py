@@ -15,14 +15,23 @@ from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
 from relayd import __version__
-from relayd.config.reload import Change, Changes, compare_options
+from relayd.config.reload import Changes, compare_options
 from relayd.config.state_directory import StateDirectory
 from relayd.errors import ConfigError
 from relayd.hub.config.options import HUB_TABLE, HubConfig
 from relayd.hub.service.certificate import ServerCertificate
 from relayd.hub.service.listening import Ports
 from relayd.hub.service.one_port import OnePort
-from relayd.hub.service.parts import Parts, audit_of, make_parts, open_database, place_of, sealer_of, shown_place
+from relayd.hub.service.parts import (
+    Parts,
+    audit_of,
+    make_parts,
+    open_database,
+    place_of,
+    retention_of,
+    sealer_of,
+    shown_place,
+)
 from relayd.process.systemd import Condition
 
 _log = Logger("relayd.hub")
@@ -83,6 +92,7 @@ class HubService(Service):
         self._opened.append(("stop listening", ports.close))
         parts.access.start()
         parts.presence.startService()
+        parts.retention.startService()
         self._parts = parts
         for option, address, factory in self._listeners(parts):
             ports.open(option, address, factory)
@@ -97,6 +107,7 @@ class HubService(Service):
         """Close what was opened before something failed; nobody waits for it, as the process ends."""
         if self._parts is not None:
             self._parts.presence.stopService()
+            self._parts.retention.stopService()
             self._parts.access.stop()
         for what, close in reversed(self._opened):
             Deferred.fromCoroutine(self._step(what, close))
@@ -129,8 +140,9 @@ class HubService(Service):
         """
         taken, changes = compare_options(HUB_TABLE, self._config, config)
         self._config = dataclasses.replace(self._config, **taken)
-        shown: list[Change] = changes
-        return Changes(tuple(shown))
+        if self._parts is not None:
+            self._parts.retention.settings = retention_of(self._config)
+        return Changes(tuple(changes))
 
     def stopService(self) -> Deferred[None]:
         """
@@ -148,6 +160,7 @@ class HubService(Service):
         await self._step("stop listening", ports.close)
         await self._step("finish requests", lambda: parts.api.stop(timeout))
         await self._step("close the links to relays", parts.links.close)
+        await self._step("stop retention", lambda: maybeDeferred(parts.retention.stopService))
         await self._step("note which relays were connected", lambda: maybeDeferred(parts.presence.stopService))
         parts.access.stop()
         await self._step("close the database", parts.store.close)

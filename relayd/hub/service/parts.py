@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.protocol import ServerFactory
 
 from relayd.audit.keeping import Keeping
+from relayd.config.option import DAY
 from relayd.errors import ConfigError
 from relayd.hub.access.access import Access, time_of_day
 from relayd.hub.access.audit import Actor, HubAudit, HubAuditSettings, default_path
@@ -37,6 +38,7 @@ from relayd.hub.relays.presence import Presence
 from relayd.hub.service.observers import Observers
 from relayd.hub.settings import HubSettings
 from relayd.hub.store.errors import StoreError
+from relayd.hub.store.retention import Retention, RetentionSettings
 from relayd.hub.store.store import Store, database_at
 from relayd.language.texts import printable
 
@@ -63,6 +65,7 @@ class Parts:
     access: Access
     links: Links
     presence: Presence
+    retention: Retention
     api: ApiFactory
 
     @property
@@ -173,7 +176,15 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
         access=access,
         links=links,
         presence=presence,
+        retention=Retention(store, retention_of(config), reactor, time_of_day),
         api=ApiFactory(reactor, application),
+    )
+
+
+def retention_of(config: HubConfig) -> RetentionSettings:
+    """How long what is kept."""
+    return RetentionSettings(
+        output_age=config.keep_output / DAY, output_bytes=config.max_output_size, run_age=config.keep_runs / DAY
     )
 
 

@@ -13,6 +13,7 @@ from relayd.ctl.client.options import add_hub_options, hub_of
 from relayd.errors import ConfigError
 
 _FORMATS: Final = ("csv", "json", "ansible-ini", "ansible-yaml")
+_WRITTEN: Final = ("csv", "json", "ansible-yaml")
 #: By the end of a file's name.
 _BY_NAME: Final = {
     ".csv": "csv",
@@ -32,12 +33,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     imports = below.add_parser("import", help=text, description=text, allow_abbrev=False)
     imports.add_argument("file", metavar="FILE", help="CSV, JSON, or an inventory of Ansible; - reads standard input")
     imports.add_argument("--format", choices=_FORMATS, help="format of the file [by its name]")
+    imports.add_argument("--relays", metavar="NAME,…", help="relays that reach hosts of which the file names none")
+    imports.add_argument("--user", metavar="NAME", help="user for hosts of which the file names none")
+    imports.add_argument("--credential", metavar="NAME", help="credential for hosts of which the file names none")
+    imports.add_argument("--remove-missing", action="store_true", help="remove hosts that the file does not have")
     imports.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
     imports.set_defaults(act=_import)
     add_hub_options(imports)
     text = "print all hosts"
     exports = below.add_parser("export", help=text, description=text, allow_abbrev=False)
-    exports.add_argument("--format", choices=_FORMATS, default="json", help="[%(default)s]")
+    exports.add_argument("--format", choices=_WRITTEN, default="json", help="[%(default)s]")
     exports.set_defaults(act=_export)
     add_hub_options(exports)
 
@@ -59,7 +64,10 @@ def _import(arguments: argparse.Namespace) -> int:
             text = file.read()
     except OSError as error:
         raise ConfigError(option="FILE", reason=f"{arguments.file} cannot be read: {error.strerror}") from None
-    query = {"format": format, "dryRun": "true" if arguments.dry_run else "false"}
+    query: dict[str, str | int | None] = {"format": format}
+    query |= {name: getattr(arguments, name) for name in ("relays", "user", "credential")}
+    query |= {"dryRun": "true" if arguments.dry_run else None}
+    query |= {"removeMissing": "true" if arguments.remove_missing else None}
     headers = {"Content-Type": "text/plain; charset=utf-8"}
     found = hub_of(arguments).call("POST", "/inventory/import", text, query=query, headers=headers)
     return _tell(found or {}, arguments.dry_run)
@@ -72,7 +80,7 @@ def _tell(found: Mapping[str, Any], dry_run: bool) -> int:
     for each in remarks:
         where = f"line {each['line']}: " if each.get("line") else ""
         print(f"{cell(each.get('kind'), 20)}: {where}{cell(each.get('text'), 500)}", file=sys.stderr)
-    lines = list(_changes(found.get("plan") or {}))
+    lines = list(_changes(found))
     for line in lines[:_MOST_SHOWN]:
         print(line)
     if len(lines) > _MOST_SHOWN:
@@ -83,17 +91,17 @@ def _tell(found: Mapping[str, Any], dry_run: bool) -> int:
     return 1 if failed else 0
 
 
-def _changes(plan: Mapping[str, Any]) -> Iterator[str]:
+def _changes(found: Mapping[str, Any]) -> Iterator[str]:
     from relayd.ctl.client.tables import cell
 
-    for host in plan.get("add") or ():
-        yield f"add {cell(host.get('name'))}"
-    for host in plan.get("change") or ():
+    for name in found.get("add") or ():
+        yield f"add {cell(name)}"
+    for host in found.get("change") or ():
         fields = (
             f"{cell(each.get('field'))}: {cell(each.get('old'))} -> {cell(each.get('new'))}" for each in host["fields"]
         )
         yield f"change {cell(host.get('name'))}: {'; '.join(fields)}"
-    for name in plan.get("remove") or ():
+    for name in found.get("remove") or ():
         yield f"remove {cell(name)}"
 
 

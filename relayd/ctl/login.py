@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import json
 import os
+import re
 import socket
 import sys
 import time
@@ -63,23 +65,19 @@ def _by_password(hub: Any, user: str) -> Secret:
         password = getpass.getpass(f"Password of {user} at {hub.login.url}: ")
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    session = hub.send("POST", "/session", {"user": user, "password": password})
-    content = session.read(65536)
-    if session.status // 100 != 2:
-        raise hub.refusal(session, content)
-    import json
-
-    said = json.loads(content)
+    session = hub.open("POST", "/session", {"user": user, "password": password})
+    said = json.loads(session.read(65536))
     cookies = "; ".join(each.partition(";")[0] for each in session.headers.get_all("Set-Cookie") or ())
     own = {"Cookie": cookies, "X-CSRF-Token": str(said.get("csrfToken", ""))}
     if said.get("mustChangePassword"):
         raise ConfigError(option="--user", reason="has to choose a new password first, with relayctl passwd")
-    name = f"relayctl on {socket.gethostname()} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    machine = re.sub("[^A-Za-z0-9-]+", "-", socket.gethostname().partition(".")[0])[:30].strip("-") or "somewhere"
+    name = f"relayctl-{machine}-{time.strftime('%Y%m%d-%H%M%S')}"
     expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + _DAYS * _DAY))
     order = {"name": name, "scopes": said.get("scopes") or [], "expiresAt": expires}
     made = hub.call("POST", "/tokens", order, headers=own)
     hub.call("DELETE", "/session", headers=own)
-    return Secret(str(made["token"]))
+    return Secret(str(made["text"]))
 
 
 def _log_out(logins: Any, url: str | None) -> int:

@@ -55,10 +55,7 @@ def _print(hub: Any, invocation: dict[str, Any], stream: str, *, raw: bool, name
     from relayd.ctl.client.lines import HostLines, harmless
 
     file: Any = sys.stdout if stream == "stdout" else sys.stderr
-    response = hub.send("GET", f"/invocations/{segment(str(invocation['id']))}/{stream}")
-    if response.status != 200:
-        content = response.read(65536)
-        raise hub.refusal(response, content)
+    response = hub.open("GET", f"/invocations/{segment(str(invocation['id']))}/{stream}")
     if raw:
         file.flush()
         shutil.copyfileobj(response, file.buffer)

@@ -146,6 +146,23 @@ class Hub:
         connection.request(method, target, data, sent)
         return connection.getresponse()
 
+    def open(self, method: str, path: str, body: object = None) -> http.client.HTTPResponse:
+        """
+        Send a request, and give its answer unread.
+
+        :raises Refused: when the hub does not do it.
+        :raises Unreachable: when there is no answer.
+        """
+        try:
+            response = self.send(method, path, body)
+            if 200 <= response.status < 300:
+                return response
+            content = response.read(_MOST_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Unreachable(url=self.login.url, reason=_words(error)) from None
+        raise self.refusal(response, content)
+
     def refusal(self, response: http.client.HTTPResponse, content: bytes) -> Refused:
         """The error for an answer that is none of success."""
         try:

@@ -9,15 +9,30 @@ from typing import Final
 
 from relayd import __version__
 from relayd.hub.api import openapi
-from relayd.hub.api.resources import audit, credentials, hosts, inventory, operation, sessions, tokens, users
+from relayd.hub.api.resources import (
+    audit,
+    credentials,
+    hosts,
+    inventory,
+    invocations,
+    operation,
+    relays,
+    runs,
+    sessions,
+    tokens,
+    users,
+)
 
 ROUTES: Final = (
     *sessions.ROUTES,
     *users.ROUTES,
     *tokens.ROUTES,
+    *relays.ROUTES,
     *hosts.ROUTES,
     *credentials.ROUTES,
     *inventory.ROUTES,
+    *runs.ROUTES,
+    *invocations.ROUTES,
     *audit.ROUTES,
     *operation.ROUTES,
 )

@@ -278,7 +278,7 @@ class Application:
         headers = [*answer.headers.items()]
         if etag is not None:
             headers.append(("ETag", etag))
-            if route.method == "GET" and is_same(head.headers.get("if-none-match"), etag):
+            if route.method == "GET" and not answer.volatile and is_same(head.headers.get("if-none-match"), etag):
                 return Outgoing(status=304, headers=headers)
         headers.append(("Content-Type", answer.media_type or route.produces))
         return Outgoing(status=status, headers=headers, body=body, cookies=answer.cookies)

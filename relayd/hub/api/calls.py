@@ -90,6 +90,7 @@ class Answer:
 
     :ivar body: a struct, or bytes, or ``None``.
     :ivar etag: the entity tag; without one, that of a JSON answer to ``GET`` is made of its bytes.
+    :ivar volatile: whether a part of it changes though *etag* does not: then it is always sent.
     :ivar stream: writes the body; then *body* is nothing.
     :ivar length: of what *stream* writes, where it is known.
     """
@@ -98,6 +99,7 @@ class Answer:
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     etag: str | None = None
+    volatile: bool = False
     media_type: str | None = None
     stream: Stream | None = None
     length: int | None = None

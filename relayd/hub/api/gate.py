@@ -8,13 +8,11 @@ from typing import Final
 
 from relayd.hub.access.audit import Actor, Entry, HubAudit
 from relayd.hub.access.permissions import Principal
-from relayd.hub.access.secret_texts import session_in_cookies, token_in_authorization
 from relayd.hub.access.sessions import Doorkeeper
 from relayd.hub.api.application import Head
 from relayd.hub.api.guards import check_origin
-from relayd.hub.api.problems import NotAuthenticated
+from relayd.hub.api.principals import principal_of
 from relayd.hub.api.routes import SAFE
-from relayd.language.texts import Text
 
 #: What the audit log calls who is not known.
 NOBODY: Final = "user:?"
@@ -29,23 +27,18 @@ class AccessGate:
 
     async def authenticate(self, head: Head) -> Principal | None:
         """
-        Whose session or token the request has.  A token goes before a cookie, which browsers send without being asked.
+        Whose session or token the request has.
 
-        :raises NotAuthenticated: when it has one that is none.
+        :raises DescribedError: when what it has is not good.
         """
-        authorization = head.headers.get("authorization")
-        if authorization is not None:
-            token = token_in_authorization(authorization)
-            if token is None:
-                raise NotAuthenticated(reason=Text("the header Authorization has no API token of a hub"))
-            return await self._doorkeeper.by_token(token, head.address)
-        session = session_in_cookies(head.headers.get("cookie", ""), head.secure)
-        if session is None:
+        changes = head.route.method not in SAFE
+        found = await principal_of(self._doorkeeper, head.headers, head.address, head.secure, changes=changes)
+        if found is None:
             return None
-        check_origin(head.headers, head.authority, head.secure)
-        return await self._doorkeeper.by_session(
-            session, head.address, changes=head.route.method not in SAFE, csrf=head.headers.get("x-csrf-token")
-        )
+        principal, by_cookie = found
+        if by_cookie:
+            check_origin(head.headers, head.authority, head.secure)
+        return principal
 
     async def begin(self, head: Head, principal: Principal) -> Entry:
         """

@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 from relayd.hub.access.access import Access
 from relayd.hub.api.metrics import RequestCounts
 from relayd.hub.inventory.sealing import Sealer
+from relayd.hub.relays.administration import RelayAdministration
+from relayd.hub.relays.enrolment import Enrolment
 from relayd.hub.store.store import Store
 
 
@@ -28,6 +30,7 @@ class Hub:
     """
     :ivar reactor: provides time and threads.
     :ivar now: microseconds since 1970.
+    :ivar public_url: where relays and people find the hub; without, as the request names it.
     :ivar signals: of runs; without, streams look into the store each second.
     :ivar obstacles: codes of why the hub could not take and do an order now, such as ``database``; empty when it could.
     :ivar registry: metrics.
@@ -38,6 +41,9 @@ class Hub:
     store: Store
     access: Access
     sealer: Sealer
+    relays: RelayAdministration
+    enrolment: Enrolment
+    public_url: str | None = None
     signals: RunSignals | None = None
     obstacles: Callable[[], list[str]]
     registry: CollectorRegistry

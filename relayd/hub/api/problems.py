@@ -168,8 +168,7 @@ class UnsatisfiableRange(Problem):
 
 
 class Misdirected(Problem):
-    """The header Host names {host}, and this hub does not go by that name. Use its own name, or add that one to
-    --api-hosts."""
+    """The header Host names {host}, and this hub does not go by that name. Use the name in its --public-url."""
 
     code, status, title = "misdirected", 421, "Misdirected request"
 

@@ -16,6 +16,7 @@ from relayd.hub.decisions.selectors import SelectorError
 from relayd.hub.inventory import errors as inventory
 from relayd.hub.inventory.checks import HostMistake
 from relayd.hub.inventory.credentials import CredentialMistake
+from relayd.hub.relays import errors as relays
 from relayd.hub.runs import errors as runs
 from relayd.hub.store import errors as store
 from relayd.language.errors import DescribedError
@@ -64,6 +65,8 @@ STATUSES: Final[dict[type[DescribedError], Status]] = {
     access.LastAdministrator: _CONFLICT,
     access.UsersExist: _CONFLICT,
     access.AuditUnavailable: _UNAVAILABLE,
+    relays.BadRelay: _INVALID,
+    relays.EnrolmentRefused: _FORBIDDEN,
     runs.InvalidOrder: _INVALID,
     runs.NoHosts: _INVALID,
     runs.SecretsGone: _CONFLICT,

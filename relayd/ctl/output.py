@@ -7,10 +7,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from typing import Any
+from typing import Any, Final
 
 from relayd.ctl.client.options import add_hub_options, hub_of
 from relayd.errors import ConfigError
+
+#: Bytes that are read at a time.
+_PIECE: Final = 256 * 1024
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print(hub: Any, invocation: dict[str, Any], stream: str, *, raw: bool, named: bool) -> None:
     from relayd.ctl.client.http import segment
-    from relayd.ctl.client.lines import HostLines, harmless
+    from relayd.ctl.client.lines import HostLines
 
     file: Any = sys.stdout if stream == "stdout" else sys.stderr
     response = hub.open("GET", f"/invocations/{segment(str(invocation['id']))}/{stream}")
@@ -61,11 +64,11 @@ def _print(hub: Any, invocation: dict[str, Any], stream: str, *, raw: bool, name
         shutil.copyfileobj(response, file.buffer)
         return
     host = str(invocation.get("host"))
-    lines = HostLines(lambda _, line: print(line, file=file))
-    for line in response:
-        text = line.decode("utf-8", "replace")
-        if named:
-            lines.add("", host, stream, text)
-        else:
-            print(harmless(text.rstrip("\n")), file=file)
+
+    def write(_: str, line: str) -> None:
+        print(line if named else line.removeprefix(f"{host}: "), file=file)
+
+    lines = HostLines(write)
+    while piece := response.read(_PIECE):
+        lines.add("", host, stream, piece)
     lines.end("", host)

@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
             each.get("name"),
             "online" if each.get("online") else "offline",
             each.get("enabled"),
-            each.get("version"),
-            each.get("address"),
+            each.get("relaydVersion"),
+            each.get("lastAddress"),
             moment(each["lastSeenAt"]) if each.get("lastSeenAt") else None,
         )
         for each in relays

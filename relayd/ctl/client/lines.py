@@ -4,6 +4,7 @@ Output of hosts for people: whole lines, each with its host before it, and nothi
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from typing import Final
 
@@ -33,13 +34,16 @@ class HostLines:
     def __init__(self, write: Write, *, raw: bool = False) -> None:
         self._write = write
         self._clean = (lambda line: line) if raw else harmless
-        #: By invocation and stream: what belongs to a line that has not ended.
+        #: By invocation and stream: what belongs to a line that has not ended, and a character that has not.
         self._begun: dict[tuple[str, str], str] = {}
+        self._decoders: dict[tuple[str, str], codecs.IncrementalDecoder] = {}
 
-    def add(self, invocation: str, host: str, stream: str, text: str) -> None:
+    def add(self, invocation: str, host: str, stream: str, data: bytes) -> None:
         """A piece of output."""
         key = (invocation, stream)
-        *lines, rest = (self._begun.pop(key, "") + text).split("\n")
+        if key not in self._decoders:
+            self._decoders[key] = codecs.getincrementaldecoder("utf-8")("replace")
+        *lines, rest = (self._begun.pop(key, "") + self._decoders[key].decode(data)).split("\n")
         for line in lines:
             self._put(host, stream, line)
         while len(rest) > _LONGEST:
@@ -51,7 +55,9 @@ class HostLines:
     def end(self, invocation: str, host: str) -> None:
         """Nothing more comes of an invocation: the last line may have no end."""
         for stream in ("stdout", "stderr"):
-            if rest := self._begun.pop((invocation, stream), ""):
+            decoder = self._decoders.pop((invocation, stream), None)
+            rest = self._begun.pop((invocation, stream), "") + ("" if decoder is None else decoder.decode(b"", True))
+            if rest:
                 self._put(host, stream, rest)
 
     def _put(self, host: str, stream: str, line: str) -> None:

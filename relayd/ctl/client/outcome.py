@@ -65,7 +65,8 @@ def counted(invocations: Iterable[Mapping[str, Any]]) -> Counter[str]:
 
 def why(invocation: Mapping[str, Any]) -> str:
     """Why an invocation did not succeed, in words."""
-    said = str(invocation.get("error") or "")
+    error = invocation.get("error") or {}
+    said = str(error.get("message") or error.get("code") or "")
     code = invocation.get("exitCode")
     if invocation.get("state") == "failed" and code is not None and not said:
         return f"exit status {code}"

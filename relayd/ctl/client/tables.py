@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from relayd.ctl.client.outcome import tell
+from relayd.ctl.client.outcome import tell, why
 from relayd.ctl.terminal import columns, padded
 from relayd.language.texts import printable
 
@@ -56,10 +56,12 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 def command_of(run: Mapping[str, Any]) -> str:
     """What a run runs, in one line."""
-    script = run.get("script")
-    if isinstance(script, Mapping):
-        return f"script: {str(script.get('text', '')).strip().partition(chr(10))[0]}"
-    return str(run.get("command") or "")
+    said = run.get("command") or {}
+    script = said.get("script")
+    if script:
+        text = script.get("text", "") if isinstance(script, Mapping) else script
+        return f"script: {str(text).strip().partition(chr(10))[0]}"
+    return str(said.get("command") or "")
 
 
 def print_runs(runs: Iterable[Mapping[str, Any]]) -> None:
@@ -106,7 +108,7 @@ def print_invocations(invocations: Iterable[Mapping[str, Any]]) -> None:
             each.get("state"),
             each.get("exitCode"),
             each.get("relay"),
-            each.get("error"),
+            why(each),
             each.get("id"),
         )
         for each in invocations

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from base64 import b64decode
 from typing import Any, Final
 
 from relayd.ctl.client.errors import Refused, Unreachable
@@ -77,7 +78,7 @@ class Watcher:
             self._invocation(data)
         elif name == "output" and not self._json:
             invocation = str(data.get("invocation"))
-            self._lines.add(invocation, self._host(data), str(data.get("stream")), str(data.get("text", "")))
+            self._lines.add(invocation, self._host(data), str(data.get("stream")), _bytes_of(data))
         elif name == "run":
             self._state = str(data.get("state", ""))
             self._size = int(data.get("size") or sum((data.get("counts") or {}).values()) or self._size)
@@ -103,6 +104,8 @@ class Watcher:
     # The end
 
     def _finish(self) -> int:
+        for invocation, data in self._invocations.items():
+            self._lines.end(invocation, self._host(data))
         self._clear()
         # What was heard may be incomplete, such as after a lost connection: the store has the truth.
         invocations = list(self._hub.items(f"/runs/{segment(self._run)}/invocations"))
@@ -171,6 +174,13 @@ class Watcher:
         if self._shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
             self._shown = False
+
+
+def _bytes_of(output: dict[str, Any]) -> bytes:
+    """What a host wrote; where a piece is no text, such as half a character, it comes as base64 too."""
+    if "base64" in output:
+        return b64decode(str(output["base64"]))
+    return str(output.get("text", "")).encode()
 
 
 def _rank(invocation: dict[str, Any]) -> tuple[int, str]:

@@ -33,7 +33,9 @@ from relayd.hub.decisions.selectors import parse as parse_selector
 from relayd.hub.inventory.errors import SealingKeysUnusable
 from relayd.hub.inventory.sealing import KeyFile, Sealer
 from relayd.hub.links.links import Links
+from relayd.hub.relays.administration import RelayAdministration
 from relayd.hub.relays.authentication import RelayAuthenticator
+from relayd.hub.relays.enrolment import Enrolment
 from relayd.hub.relays.presence import Presence
 from relayd.hub.service.observers import Observers
 from relayd.hub.settings import HubSettings
@@ -158,6 +160,9 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
         store=store,
         access=access,
         sealer=sealer,
+        relays=RelayAdministration(store, links, time_of_day),
+        enrolment=Enrolment(store, time_of_day),
+        public_url=config.public_url,
         obstacles=_obstacles(audit),
         registry=registry,
         counts=counts,

@@ -40,6 +40,7 @@ def events_of(
                 failures = 0
                 after = number or after
                 if name == "end":
+                    hub.close()  # what may follow is not read, so no other request can use the connection
                     return
                 yield name, data
             raise EOFError  # the hub stops, or something on the way has ended the connection

@@ -1,0 +1,3 @@
+"""
+See the module that has the same path in relayd.
+"""

@@ -26,8 +26,10 @@ MOST_WAITING: Final = 1000
 def is_for_relays(beginning: bytes) -> bool | None:
     """Whether a connection that begins so is a relay's; ``None``: that is not known yet."""
     method, blank, target = beginning.partition(b" ")
+    if b"\n" in method or len(method) > _LONGEST_METHOD:
+        return False
     if not blank:
-        return None if len(method) <= _LONGEST_METHOD and b"\n" not in method else False
+        return None
     for path in RELAY_PATHS:
         if path.startswith(target):
             return None

@@ -127,9 +127,8 @@ class EventTests(ClientCase):
     """`events_of`."""
 
     def test_parse(self) -> None:
-        text = (
-            b'retry: 5\n\n: \n\nid: 7\nevent: run\ndata: {"a":\ndata: 1}\n\ndata: {}\n\nid: x\nevent: end\ndata: {}\n\n'
-        )
+        text = b'retry: 5\n\n: \n\nid: 7\nevent: run\ndata: {"a":\ndata: 1}\n\n'
+        text += b"data: {}\n\nid: x\nevent: end\ndata: {}\n\n"
         self.assertEqual(list(parse(io.BytesIO(text))), [("run", "7", {"a": 1}), ("message", "", {}), ("end", "", {})])
         for wrong in (b"data: {}", b"data: []\n\n", b"data: {\n\n"):
             self.assertRaises(ValueError, list, parse(io.BytesIO(wrong)))

@@ -37,7 +37,7 @@ from relayd.hub.api.problems import (
     Unavailable,
     UnsupportedMediaType,
 )
-from relayd.hub.api.routes import JSON, Anyone, Precondition, Route
+from relayd.hub.api.routes import JSON, Anyone, Idempotency, Precondition, Route
 from relayd.hub.api.streams import EVENT_STREAM
 from relayd.hub.api.translation import STATUSES
 from relayd.wire.secret import Secret
@@ -176,8 +176,9 @@ def _header_parameters(route: Route) -> list[Schema]:
     names = []
     if route.precondition is Precondition.REQUIRED:
         names.append(("If-Match", True, "The ETag of what is changed, or * for whatever is there."))
-    if route.idempotency_key:
-        names.append(("Idempotency-Key", True, "A new random text; the same request with it is done once."))
+    if route.idempotency_key is not Idempotency.NONE:
+        required = route.idempotency_key is Idempotency.REQUIRED
+        names.append(("Idempotency-Key", required, "A new random text; the same request with it is done once."))
     if route.produces == EVENT_STREAM:
         names.append(("Last-Event-ID", False, "The id of the last event that the client has."))
     return [
@@ -222,6 +223,6 @@ def problems_of(route: Route) -> list[type[Problem]]:
             found += [NotJson, InvalidRequest]
     if route.precondition is Precondition.REQUIRED:
         found += [Changed, ConditionMissing]
-    if route.idempotency_key:
+    if route.idempotency_key is not Idempotency.NONE:
         found += [KeyMissing, KeyReused]
     return found

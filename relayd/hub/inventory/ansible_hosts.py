@@ -15,7 +15,7 @@ from relayd.hub.inventory.ansible_groups import Groups, Member, Variable
 from relayd.hub.inventory.checks import HostMistake, checked_labels
 from relayd.hub.inventory.csv_text import read_labels
 from relayd.hub.inventory.plans import Collector
-from relayd.hub.inventory.yaml_text import Tagged
+from relayd.hub.inventory.yaml_text import Raw, Tagged
 from relayd.language.texts import Text, printable
 from relayd.network.credential_rules import parse_via
 
@@ -179,6 +179,8 @@ class _Reader:
     def _plain(self, variable: Variable) -> Any:
         """A value without templates; ``None``: it is of no use, which was said."""
         value = variable.value
+        if isinstance(value, Raw):
+            return str(value)
         for _ in range(_MAX_STEPS):
             if not isinstance(value, str) or "{{" not in value:
                 break

@@ -181,11 +181,20 @@ def write_ansible_yaml(hosts: Iterable[Host]) -> str:
     if groups:
         root["children"] = groups
     options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": False, "width": 1000}
-    written_text: str = yaml.dump({ALL: root}, Dumper=_DUMPER, **options)
+    written_text: str = yaml.dump({ALL: root}, Dumper=_Dumper, **options)
     return written_text
 
 
-_DUMPER: Final[Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes a text that looks like a template so that Ansible does not take it for one."""
+
+    def represent_text(self, text: str) -> Any:
+        if "{{" in text or "{%" in text:
+            return self.represent_scalar("!unsafe", text)
+        return self.represent_scalar("tag:yaml.org,2002:str", text)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def _variables(host: Host) -> dict[str, Any]:

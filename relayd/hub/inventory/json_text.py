@@ -49,7 +49,7 @@ def write_json(hosts: Iterable[Host]) -> str:
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise _NotJSON(f"{name} is not JSON", 0)
 
 
 class _Reader:
@@ -65,8 +65,10 @@ class _Reader:
             found, self.at = self._decoder.raw_decode(self.text, self.skip())
         except json.JSONDecodeError as error:
             raise _NotJSON(error.msg, error.pos) from None
-        except ValueError as error:  # NaN, or a number of very many digits
-            raise _NotJSON(str(error), self.at) from None
+        except ValueError:  # Python refuses more than 4,300
+            raise _NotJSON("a number has too many digits", self.at) from None
+        except _NotJSON as error:
+            raise _NotJSON(error.args[0], self.at) from None
         return found
 
     def skip(self) -> int:

@@ -94,7 +94,7 @@ class KeyFile:
 
     def __init__(self, path: str, environ: Mapping[str, str]) -> None:
         self.path = path
-        self._is_credential = is_credential(path, environ)
+        self.is_credential = is_credential(path, environ)
         self._known: tuple[tuple[int, ...], tuple[bytes, ...]] | None = None
 
     def keys(self) -> tuple[bytes, ...]:
@@ -122,7 +122,7 @@ class KeyFile:
         """
         if os.path.lexists(self.path):
             return False
-        if self._is_credential:
+        if self.is_credential:
             reason = Text("there is none, and only systemd can put one there (LoadCredential= of the unit)")
             raise SealingKeysUnusable(path=self.path, reason=reason)
         try:
@@ -135,7 +135,7 @@ class KeyFile:
 
     def _read(self) -> tuple[bytes, ...]:
         try:
-            content = read_file(self.path, MAX_FILE, None if self._is_credential else _fault_of_file)
+            content = read_file(self.path, MAX_FILE, None if self.is_credential else _fault_of_file)
         except UnusableFile as fault:
             raise SealingKeysUnusable(path=self.path, reason=fault.text) from None
         found: list[bytes] = []

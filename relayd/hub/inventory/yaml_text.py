@@ -78,6 +78,12 @@ class Tagged:
         return f"<Tagged {self.tag}>"
 
 
+class Raw(str):
+    """A text with the tag ``!unsafe``: in Ansible, it is no template whatever is in it."""
+
+    __slots__ = ()
+
+
 class _Open:
     """A collection whose end has not come."""
 
@@ -193,7 +199,7 @@ class _Composer:
         if tag == _MERGE:
             return _MERGE_KEY
         if tag == "!unsafe":
-            return event.value
+            return Raw(event.value)
         if not tag.startswith(_SAFE):
             return Tagged(tag)
         try:

@@ -47,11 +47,13 @@ class StoredHost(Host, frozen=True, kw_only=True, rename="camel"):
     :ivar id: stays, whatever is changed.
     :ivar version: grows with each change; the ``ETag``.
     :ivar created_at: microseconds since 1970, UTC.
+    :ivar credential_id: of its credential, whose name may change.
     """
 
     id: str
     version: int
     created_at: int
+    credential_id: str | None = None
 
 
 class LabelCount(Struct, frozen=True, rename="camel"):
@@ -60,6 +62,22 @@ class LabelCount(Struct, frozen=True, rename="camel"):
     key: str
     value: str
     hosts: int
+
+
+class SealedCredential(Struct, frozen=True, kw_only=True):
+    """
+    A credential with what is secret of it, which only `relayd.hub.inventory.credentials.opened` can read.
+
+    :ivar sealed: ``None``: the site has it.
+    """
+
+    id: str
+    name: str
+    method: Method
+    sealed: bytes | None
+
+    def __repr__(self) -> str:
+        return f"<SealedCredential {self.name}>"
 
 
 class StoredCredential(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -138,6 +138,16 @@ class RelayConnection(HandshakeServer):
             return str(self.peer)
         return f"{self.address or 'an unknown address'} through {self.peer}"
 
+    @property
+    def journal_id(self) -> str:
+        """Names the record of what the program at the other end was sent; empty: none is known."""
+        return self.program.journal_id
+
+    @property
+    def joins_duplicates(self) -> bool:
+        """Whether what was sent to the same `journal_id` before may be sent again: it runs once."""
+        return self.program.joins_duplicates
+
     # What the main server does with it
 
     def send_command(self, command: ExecuteCommand) -> int | None:

@@ -11,6 +11,7 @@ setup(
     package_dir={"": "."},
     package_data={
         "relayd": ["py.typed"],
+        "relayd.hub.access": ["common-passwords.txt"],
         "relayd.language": ["locale/*/LC_MESSAGES/*"],
         "relayd.status": ["status.css", "status.js"],
     },

@@ -113,11 +113,9 @@ class PackagingTests(SynchronousTestCase):
 
     def test_the_wheel_holds_the_plugin_and_nothing_else_of_twisted(self) -> None:
         names = zipfile.ZipFile(self.wheel).namelist()
-        self.assertEqual(
-            [name for name in names if name.startswith("twisted/")],
-            ["twisted/plugins/relayd_hub_plugin.py", "twisted/plugins/relayd_plugin.py"],
-        )
-        for data in ("py.typed", "status/status.css", "status/status.js"):
+        plugins = ["twisted/plugins/relayd_hub_plugin.py", "twisted/plugins/relayd_plugin.py"]
+        self.assertEqual([name for name in names if name.startswith("twisted/")], plugins)
+        for data in ("py.typed", "status/status.css", "status/status.js", "hub/access/common-passwords.txt"):
             self.assertIn(f"relayd/{data}", names)
         modules = {str(path.relative_to(ROOT)) for path in (ROOT / "relayd").rglob("*.py")}
         self.assertEqual({name for name in names if name.startswith("relayd/") and name.endswith(".py")}, modules)

@@ -225,6 +225,9 @@ class HubAudit:
             raise AuditUnavailable
         try:
             await self.record(actor, event, BEGUN, begun)
+        except CancelledError:
+            entry.end("cancelled")
+            raise
         except AuditUnavailable:
             if event not in LESSENING:
                 entry.end(AuditUnavailable.code)  # its first line is on its way, although late

@@ -94,9 +94,10 @@ def export(path: str) -> Iterator[bytes]:
     :raises OSError: when a file cannot be read.
     """
     with ExitStack() as stack:
-        current = stack.enter_context(open(path, "rb"))
+        current: BinaryIO = stack.enter_context(open(path, "rb"))
         size = os.fstat(current.fileno()).st_size
         opened: list[tuple[BinaryIO, int]] = []
+        file: BinaryIO
         for moved in moved_files(path):
             try:
                 file = stack.enter_context(open(moved.path, "rb"))

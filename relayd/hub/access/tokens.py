@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from relayd.hub.access.audit import Actor, HubAudit
+from relayd.hub.access.audit import Actor, HubAudit, Value
 from relayd.hub.access.errors import NoSuchToken, TokenExists, TooManyTokens, Unusable
 from relayd.hub.access.permissions import Permission, Principal, parse_scopes
 from relayd.hub.access.secret_texts import digest_of_token, new_api_token
@@ -92,7 +92,7 @@ class Tokens:
             except Conflict:
                 raise TokenExists(user=principal.user, name=name) from None
 
-        fields = {"token": f"{principal.user}/{name}", "scopes": list(token.scopes)}
+        fields: dict[str, Value] = {"token": f"{principal.user}/{name}", "scopes": list(token.scopes)}
         await self._audit.perform(Actor(principal.name, principal.address), "token-add", fields, add)
         return token, text
 

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
-from relayd.hub.access.audit import Entry, outcome_of
+from relayd.hub.access.audit import DONE, Entry, outcome_of
 from relayd.hub.access.permissions import Permission, Principal
 from relayd.hub.api.bodies import read_json
 from relayd.hub.api.buckets import Buckets
@@ -34,7 +34,7 @@ from relayd.hub.api.problems import (
     TooManyRequests,
     UnsupportedMediaType,
 )
-from relayd.hub.api.routes import SAFE, Anyone, Precondition, Route, Router
+from relayd.hub.api.routes import SAFE, Anyone, Idempotency, Precondition, Route, Router
 from relayd.hub.api.targets import parse_query, parse_target
 from relayd.language.texts import Text, printable
 from relayd.network.forwarded import client_address, is_within
@@ -230,8 +230,10 @@ class Application:
             if "if-match" not in headers:
                 raise ConditionMissing
             parse_tags("If-Match", headers["if-match"])
-        if route.idempotency_key:
-            _check_key(headers.get("idempotency-key"))
+        if route.idempotency_key is not Idempotency.NONE:
+            _check_key(headers.get("idempotency-key"), route.idempotency_key)
+        if route.takes is None and body.strip() not in (b"", b"{}"):
+            raise BodyUnexpected
         document: Any = body if route.takes is bytes else None
         if route.takes is not None and route.takes is not bytes:
             document = read_json(body, route.takes)
@@ -254,7 +256,7 @@ class Application:
         except BaseException as error:
             entry.end(outcome_of(error))
             raise
-        entry.end()
+        entry.end(DONE, **(answer.record if isinstance(answer, Answer) else {}))
         return answer
 
     def _outgoing(self, head: Head, given: Any) -> Outgoing:
@@ -310,7 +312,7 @@ def _check_body_headers(head: Head) -> None:
             found=Text("encoded as {coding}", coding=coding), expected=Text("it without an encoding")
         )
     if route.takes is None:
-        if headers.get("content-length", "0").strip("0") or "transfer-encoding" in headers:
+        if route.method in SAFE and (headers.get("content-length", "0").strip("0") or "transfer-encoding" in headers):
             raise BodyUnexpected
         return
     if not head.has_length:
@@ -321,9 +323,11 @@ def _check_body_headers(head: Head) -> None:
         raise UnsupportedMediaType(found=found, expected=" or ".join(route.media_types))
 
 
-def _check_key(key: str | None) -> None:
+def _check_key(key: str | None, wanted: Idempotency) -> None:
     if key is None:
-        raise KeyMissing
+        if wanted is Idempotency.REQUIRED:
+            raise KeyMissing
+        return
     if not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
         raise InvalidHeader(
             header="Idempotency-Key", reason=Text("has to have 1 to {most} printable ASCII characters", most=MAX_KEY)

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
+from relayd.hub.access.audit import Value
 from relayd.hub.access.permissions import Principal
 
 Q = TypeVar("Q")
@@ -93,6 +94,7 @@ class Answer:
     :ivar volatile: whether a part of it changes though *etag* does not: then it is always sent.
     :ivar stream: writes the body; then *body* is nothing.
     :ivar length: of what *stream* writes, where it is known.
+    :ivar record: what the audit log is to have of the act.
     """
 
     body: Any = None
@@ -104,3 +106,4 @@ class Answer:
     stream: Stream | None = None
     length: int | None = None
     cookies: tuple[str, ...] = ()
+    record: Mapping[str, Value] = field(default_factory=dict)

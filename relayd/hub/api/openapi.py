@@ -11,6 +11,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from relayd.hub.access import errors as access
+from relayd.hub.access.permissions import Permission
 from relayd.hub.api.problems import (
     PROBLEM_JSON,
     BodyTooLarge,
@@ -37,9 +39,11 @@ from relayd.hub.api.problems import (
     Unavailable,
     UnsupportedMediaType,
 )
-from relayd.hub.api.routes import JSON, Anyone, Precondition, Route
+from relayd.hub.api.routes import JSON, Anyone, Idempotency, Precondition, Route
 from relayd.hub.api.streams import EVENT_STREAM
-from relayd.hub.api.translation import STATUSES
+from relayd.hub.api.translation import status_of
+from relayd.hub.store import errors as store
+from relayd.language.errors import DescribedError
 from relayd.wire.secret import Secret
 
 Schema = dict[str, Any]
@@ -176,8 +180,9 @@ def _header_parameters(route: Route) -> list[Schema]:
     names = []
     if route.precondition is Precondition.REQUIRED:
         names.append(("If-Match", True, "The ETag of what is changed, or * for whatever is there."))
-    if route.idempotency_key:
-        names.append(("Idempotency-Key", True, "A new random text; the same request with it is done once."))
+    if route.idempotency_key is not Idempotency.NONE:
+        required = route.idempotency_key is Idempotency.REQUIRED
+        names.append(("Idempotency-Key", required, "A new random text; the same request with it is done once."))
     if route.produces == EVENT_STREAM:
         names.append(("Last-Event-ID", False, "The id of the last event that the client has."))
     return [
@@ -196,8 +201,8 @@ def _responses(route: Route, schemas: dict[str, Schema]) -> Schema:
     by_status: dict[int, list[str]] = {}
     for problem in problems_of(route):
         by_status.setdefault(problem.status, []).append(problem.code)
-    for refusal in route.refusals:
-        by_status.setdefault(STATUSES[refusal].status, []).append(refusal.code)
+    for refusal in refusals_of(route):
+        by_status.setdefault(status_of(refusal).status, []).append(refusal.code)
     reference = {"$ref": _TEMPLATE.format(name=ProblemDetails.__name__)}
     for status, codes in sorted(by_status.items()):
         responses[str(status)] = {
@@ -205,6 +210,18 @@ def _responses(route: Route, schemas: dict[str, Schema]) -> Schema:
             "content": {PROBLEM_JSON: {"schema": reference}},
         }
     return responses
+
+
+def refusals_of(route: Route) -> list[type[DescribedError]]:
+    """Which errors of other parts of the hub a route answers with."""
+    found = [*route.refusals, store.StoreUnavailable, store.StoreBusy, store.CommitUnknown, store.StoreClosed]
+    if route.permission is not Anyone.PUBLIC:
+        found.append(access.NotAuthenticated)
+    if isinstance(route.permission, Permission):
+        found += [access.Forbidden, access.PasswordMustChange]
+    if route.act:
+        found += [access.CsrfWrong, access.AuditUnavailable]
+    return found
 
 
 def problems_of(route: Route) -> list[type[Problem]]:
@@ -222,6 +239,6 @@ def problems_of(route: Route) -> list[type[Problem]]:
             found += [NotJson, InvalidRequest]
     if route.precondition is Precondition.REQUIRED:
         found += [Changed, ConditionMissing]
-    if route.idempotency_key:
+    if route.idempotency_key is not Idempotency.NONE:
         found += [KeyMissing, KeyReused]
     return found

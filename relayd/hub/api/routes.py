@@ -44,6 +44,14 @@ class Precondition(Enum):
     REQUIRED = "required"
 
 
+class Idempotency(Enum):
+    """What a route does with ``Idempotency-Key``."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
 class Route(Struct, frozen=True, kw_only=True):
     """
     One method of one path.
@@ -78,7 +86,7 @@ class Route(Struct, frozen=True, kw_only=True):
     produces: str = JSON
     status: int = 200
     precondition: Precondition = Precondition.NONE
-    idempotency_key: bool = False
+    idempotency_key: Idempotency = Idempotency.NONE
     rooted: bool = False
     problems: tuple[type[Problem], ...] = ()
     refusals: tuple[type[DescribedError], ...] = ()

@@ -29,6 +29,8 @@ from relayd.network.forwarded import is_within
 
 _log = Logger("relayd.hub")
 _DONE: Final = connectionDone
+#: Bytes of a body where none is needed: some clients send an empty object.
+_NO_BODY: Final = 64
 #: Statuses whose answers have no body (RFC 9110, section 6.4.1).
 _BODILESS: Final = frozenset({204, 304})
 
@@ -122,7 +124,7 @@ class ApiRequest(http.Request):
                 self.channel.isSecure(),
                 self.request_id,
             )
-            self._limit = head.route.max_body if head.route.takes is not None else 0
+            self._limit = head.route.max_body if head.route.takes is not None else _NO_BODY
             if length is not None and length > self._limit:
                 raise BodyTooLarge(limit=self._limit)
             if length == 0 and not head.has_length and head.route.takes is not None:

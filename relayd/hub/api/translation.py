@@ -106,8 +106,21 @@ def problem_of(error: BaseException) -> Problem | None:
         return InvalidRequest([Mistake(str(error.text), "/selector")])
     if not isinstance(error, DescribedError):
         return None
-    for kind in type(error).__mro__:
-        if kind in STATUSES:
-            seconds: Any = getattr(error, "seconds", None)
-            return Described(error, STATUSES[kind], {} if seconds is None else {"Retry-After": str(seconds)})
-    return None
+    try:
+        status = status_of(type(error))
+    except LookupError:
+        return None
+    seconds: Any = getattr(error, "seconds", None)
+    return Described(error, status, {} if seconds is None else {"Retry-After": str(seconds)})
+
+
+def status_of(kind: type[DescribedError]) -> Status:
+    """
+    How errors of a class are answered.
+
+    :raises LookupError: when they are internal errors.
+    """
+    for base in kind.__mro__:
+        if base in STATUSES:
+            return STATUSES[base]
+    raise LookupError(kind)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -101,12 +100,26 @@ class ActTests(HubAuditCase):
 
     async def test_an_act_that_was_cancelled_may_have_been_done(self) -> None:
         log = self.open()
-        running = Deferred.fromCoroutine(log.perform(ALICE, "run-order", {}, Deferred))
+        running: Deferred[None] = Deferred.fromCoroutine(log.perform(ALICE, "run-order", {}, Deferred))
         await self.until(self.lines)
         running.cancel()
         running.addErrback(lambda failure: None)
         await log.close()
         self.assertEqual([line["outcome"] for line in self.lines()], ["begun", "unknown"])
+
+    async def test_an_act_that_was_cancelled_before_it_was_done(self) -> None:
+        log = self.open()
+        done: list[str] = []
+
+        async def act() -> None:
+            done.append("it")
+
+        running: Deferred[None] = Deferred.fromCoroutine(log.perform(ALICE, "run-order", {}, act))
+        running.cancel()
+        running.addErrback(lambda failure: None)
+        await log.close()
+        self.assertEqual(done, [])
+        self.assertEqual([line["outcome"] for line in self.lines()], ["begun", "cancelled"])
 
     async def test_what_was_made_is_told_at_the_end(self) -> None:
         log = self.open()
@@ -279,4 +292,3 @@ class FullDiskTests(HubAuditCase):
                 await log.perform(ALICE, "user-add", {"user": "x" * 300}, nothing)
         self.assertLess(log._writer._pending_size - before, 2000 * (BURST + 10))
         filler.unlink()
-        await deferLater(reactor, 0)  # type: ignore[arg-type]

@@ -99,7 +99,7 @@ class PageTests(ReadingCase):
 
     async def test_a_file_that_is_moved_while_it_is_read(self) -> None:
         await self.write(30)
-        listed = audit_reading.moved_files
+        listed = moved_files
 
         def moved(path: str) -> Any:
             if os.path.exists(path):

@@ -87,7 +87,7 @@ class HashTests(TestCase):
         busy = [each for each in waiting if each.called]
         self.assertEqual(len(waiting) - len(busy), MOST_WAITING + 1)
         for each in busy:
-            self.failureResultOf(each, LoginsBusy)  # type: ignore[attr-defined]
+            self.failureResultOf(each, LoginsBusy)
         go_on.set()
         await gatherResults([each for each in waiting if each not in busy])
         self.assertEqual(most, [1])

@@ -4,6 +4,8 @@ Tests of `relayd.hub.access.tokens`: on both databases.
 
 from __future__ import annotations
 
+from typing import Any
+
 from relayd.hub.access import tokens as tokens_module
 from relayd.hub.access.errors import Forbidden, NoSuchToken, TokenExists, TooManyTokens, Unusable
 from relayd.hub.access.permissions import Permission, Principal
@@ -106,7 +108,12 @@ class TokenTests(TokenCase):
         token, text = await self.access.tokens.make(self.bob, "ci", ["runs:read"], None)
         noted: list[int] = []
         touch = api_tokens.touch
-        self.patch(api_tokens, "touch", lambda *given: (noted.append(given[2]), touch(*given))[1])
+
+        def spy(connection: Any, key: Any, now: int) -> None:
+            noted.append(now)
+            touch(connection, key, now)
+
+        self.patch(api_tokens, "touch", spy)
         begun = self.time
         for _ in range(130):
             await self.access.doorkeeper.by_token(text, ADDRESS)

@@ -156,38 +156,10 @@ class OpenGate:
         self.noted.append((head.route.act, "" if principal is None else principal.name, code))
 
 
-class Serving(TestCase):
-    """Tests with an API on a loopback port."""
+class Asking:
+    """What speaks to an API at `port`."""
 
-    timeout = 60
-
-    async def serve(
-        self,
-        routes: Iterable[Route],
-        *,
-        hub: object = None,
-        bounds: Bounds | None = None,
-        settings: ApiSettings | None = None,
-        gate: Any = None,
-    ) -> ApiFactory:
-        """Serve *routes* until the test is over."""
-        clock: Any = reactor
-        self.gate = gate or OpenGate()
-        application = Application(
-            clock=clock,
-            hub=hub,
-            router=Router(routes),
-            gate=self.gate,
-            problem_of=problem_of,
-            settings=settings,
-        )
-        self.factory = ApiFactory(reactor, application, bounds)
-        port: IListeningPort = await TCP4ServerEndpoint(clock, 0, interface="127.0.0.1").listen(self.factory)
-        address: Any = port.getHost()
-        self.port = int(address.port)
-        self.addCleanup(self.factory.stop, 0.1)
-        self.addCleanup(port.stopListening)
-        return self.factory
+    port: int
 
     async def pause(self) -> None:
         """Let others do something."""
@@ -227,8 +199,46 @@ class Serving(TestCase):
 
     def assert_problem(self, response: Response, status: int, code: str) -> Any:
         """It is a problem of that kind."""
-        self.assertEqual((response.status, response.headers.get("content-type")), (status, "application/problem+json"))
+        found = (response.status, response.headers.get("content-type"))
+        if found != (status, "application/problem+json"):
+            raise AssertionError(f"{found} {response.body!r}")
         document = response.document
-        self.assertEqual((document["type"], document["status"]), (f"urn:relayd:problem:{code}", status))
-        self.assertTrue(document["detail"].endswith("."), document)
+        if (document["type"], document["status"]) != (f"urn:relayd:problem:{code}", status):
+            raise AssertionError(document)
+        if not document["detail"].endswith("."):
+            raise AssertionError(document)
         return document
+
+
+class Serving(Asking, TestCase):
+    """Tests with an API on a loopback port."""
+
+    timeout = 60
+
+    async def serve(
+        self,
+        routes: Iterable[Route],
+        *,
+        hub: object = None,
+        bounds: Bounds | None = None,
+        settings: ApiSettings | None = None,
+        gate: Any = None,
+    ) -> ApiFactory:
+        """Serve *routes* until the test is over."""
+        clock: Any = reactor
+        self.gate = gate or OpenGate()
+        application = Application(
+            clock=clock,
+            hub=hub,
+            router=Router(routes),
+            gate=self.gate,
+            problem_of=problem_of,
+            settings=settings,
+        )
+        self.factory = ApiFactory(reactor, application, bounds)
+        port: IListeningPort = await TCP4ServerEndpoint(clock, 0, interface="127.0.0.1").listen(self.factory)
+        address: Any = port.getHost()
+        self.port = int(address.port)
+        self.addCleanup(self.factory.stop, 0.1)
+        self.addCleanup(port.stopListening)
+        return self.factory

@@ -4,9 +4,9 @@ relayd.hub.service.certificate: TLS with files that change while the hub runs, w
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import (
@@ -50,9 +50,9 @@ class CertificateTests(SynchronousTestCase):
         server.set_accept_state()
         for _ in range(4):
             for one, other in ((client, server), (server, client)):
-                with suppress(SSL.WantReadError):
+                with contextlib.suppress(SSL.WantReadError):
                     one.do_handshake()
-                with suppress(SSL.WantReadError):
+                with contextlib.suppress(SSL.WantReadError):
                     other.bio_write(one.bio_read(65536))
         found = client.get_peer_certificate()
         assert found is not None

@@ -112,7 +112,7 @@ async def add_credential(hub: Hub, call: Call[NoQuery, NewCredential]) -> Answer
     login = await in_pool(hub.reactor, checked_login, body.method, _given(body), now / 1e6)
     sealed = sealed_credential(hub.sealer, login, credential_id=new_id(now), name=body.name)
     added = await hub.store.run(credentials.add_credential, sealed, now)
-    return _answer(added, headers={"Location": f"/api/v1/credentials/{added.name}"})
+    return _answer(added, headers={"Location": f"/api/v1/credentials/{added.name}"}, record={"name": added.name})
 
 
 async def get_credential(hub: Hub, call: Call[NoQuery, None]) -> Answer:

@@ -130,7 +130,7 @@ async def list_hosts(hub: Hub, call: Call[HostQuery, None]) -> Listing[HostShape
 async def add_host(hub: Hub, call: Call[NoQuery, NewHost]) -> Answer:
     """Its relays and its credential have to be there."""
     host = await hub.store.run(hosts.add_host, checked_host(msgspec.to_builtins(call.body)), hub.now())
-    return _answer(host, headers={"Location": f"/api/v1/hosts/{host.name}"})
+    return _answer(host, headers={"Location": f"/api/v1/hosts/{host.name}"}, record={"name": host.name})
 
 
 async def get_host(hub: Hub, call: Call[NoQuery, None]) -> Answer:

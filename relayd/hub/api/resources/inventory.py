@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
+from relayd.hub.access.audit import Value
 from relayd.hub.access.permissions import Permission
 from relayd.hub.api.calls import Answer, Call
 from relayd.hub.api.hub import Hub
@@ -94,26 +95,33 @@ class ImportShape(Shape, frozen=True, kw_only=True):
 
 
 class ImportFailed(Problem):
-    """The text was not imported, and nothing was changed. It has {count} mistakes. The first is: {first}. A dry run shows
-    all of them."""
+    """Nothing was changed, as the text has {count} mistakes. A dry run shows all of them; the first is: {first}."""
 
     code, status, title = "import-failed", 422, "Inventory cannot be imported"
 
 
-async def import_inventory(hub: Hub, call: Call[ImportQuery, bytes]) -> ImportShape:
+async def import_inventory(hub: Hub, call: Call[ImportQuery, bytes]) -> Answer:
     """All of it, or, where it has errors, nothing."""
     query = call.query
     relays = tuple(name.strip() for name in query.relays.split(",") if name.strip())
     defaults = Defaults(user=query.user, relays=relays, credential=query.credential)
     parsed = await in_pool(hub.reactor, read_inventory, call.body, query.format, defaults)
     if query.dry_run:
-        return _shape(await hub.store.read(dry_run, parsed, remove_missing=query.remove_missing))
+        tried = await hub.store.read(dry_run, parsed, remove_missing=query.remove_missing)
+        return Answer(body=_shape(tried), record={"applied": False})
     done = await hub.store.run(apply, parsed, hub.now(), remove_missing=query.remove_missing, version=query.version)
     if done.errors:
         first = done.errors[0]
         where = first.text if first.line is None else f"line {first.line}: {first.text}"
         raise ImportFailed(count=len(done.errors), first=where.rstrip("."))
-    return _shape(done)
+    plan = done.plan
+    record: dict[str, Value] = {
+        "applied": True,
+        "added": [host.name for host in plan.add],
+        "changed": [change.name for change in plan.change],
+        "removed": list(plan.remove),
+    }
+    return Answer(body=_shape(done), record=record)
 
 
 def _shape(done: Import) -> ImportShape:

@@ -172,7 +172,7 @@ async def add_relay(hub: Hub, call: Call[NoQuery, NewRelay]) -> Answer:
     """An enrolment gives it a key."""
     new = call.body
     view = await hub.relays.add(new.name, allowed_networks=new.allowed_networks, note=new.note, enabled=new.enabled)
-    return _answer(view, headers={"Location": f"/api/v1/relays/{new.name}"})
+    return _answer(view, headers={"Location": f"/api/v1/relays/{new.name}"}, record={"name": new.name})
 
 
 async def get_relay(hub: Hub, call: Call[NoQuery, None]) -> Answer:
@@ -205,10 +205,10 @@ async def invite(hub: Hub, call: Call[NoQuery, None]) -> Invitation:
     return Invitation(token=token.token.reveal(), expires_at=moment(token.expires_at))
 
 
-async def rotate(hub: Hub, call: Call[NoQuery, None]) -> RelayKeyMade:
+async def rotate(hub: Hub, call: Call[NoQuery, None]) -> Answer:
     """The older keys are good for a while."""
     made = await hub.enrolment.rotate(call.parameters["name"])
-    return RelayKeyMade(id=made.id, key=made.key.reveal())
+    return Answer(body=RelayKeyMade(id=made.id, key=made.key.reveal()), record={"key": made.id})
 
 
 async def revoke(hub: Hub, call: Call[NoQuery, None]) -> None:

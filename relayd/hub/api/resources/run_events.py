@@ -64,8 +64,7 @@ class RunEvents:
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Those who change it say so; the store is read now and then whatever they say."""
-        signals = self._hub.signals
-        return (lambda: None) if signals is None else signals.watch(self._run_id, wake)
+        return self._hub.engine.watch(self._run_id, wake)
 
     async def may_go_on(self) -> bool:
         """A session may have ended, a token been revoked, a role been taken."""

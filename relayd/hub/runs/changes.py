@@ -8,6 +8,7 @@ columns are written.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -88,6 +89,7 @@ class Changes:
 
     :param progress: gives how far a run is; it is asked when a transaction is made, and gives it the numbers of its
         changes.
+    :param tell: is told of each run of which something has been stored.
     """
 
     def __init__(
@@ -96,11 +98,13 @@ class Changes:
         store: Store,
         inventory: Inventory,
         progress: Callable[[str, int], Progress],
+        tell: Callable[[str], None],
     ) -> None:
         self._reactor = reactor
         self._store = store
         self._inventory = inventory
         self._progress = progress
+        self._tell = tell
         self._busy = False
         self._stopped = False
         self._idle: list[Deferred[None]] = []
@@ -163,6 +167,10 @@ class Changes:
         self.run(run_id)
         return stored
 
+    def is_waiting(self, run_id: str) -> bool:
+        """Whether something of a run waits to be stored."""
+        return run_id in self._runs
+
     def after(self, function: Done) -> None:
         """Call a function once all that has changed until now is stored."""
         self._after.append((None, function, None))
@@ -204,6 +212,7 @@ class Changes:
             snapshots=[snapshot for snapshot, _ in self._logins],
         )
         logins, after = self._logins, self._after
+        after += [(None, partial(self._tell, run_id), None) for run_id in progress]
         self._begin()
         self._try(work, logins, after)
 

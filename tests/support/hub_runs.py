@@ -184,7 +184,9 @@ class EngineCase:
         while idle < 3:
             self.clock.advance(0)
             await deferLater(reactor, 0.002, lambda: None)  # the store's threads
-            idle = 0 if self.engine._changes._busy or self.store._writer._busy else idle + 1
+            readers = self.store._readers
+            reads = len(readers._idle) < len(readers._workers)
+            idle = 0 if self.engine._changes._busy or self.store._writer._busy or reads else idle + 1
 
     async def wait(self, seconds: float) -> None:
         """Time passes, in steps that the sweeper sees."""

@@ -33,6 +33,8 @@ RETRY: Final = 1.0
 #: Bytes of outputs that wait to be stored, beyond which live output is left to the results, and then results to relays.
 MOST_LIVE: Final = 16 * 1024 * 1024
 MOST_RESULTS: Final = 128 * 1024 * 1024
+#: Commands that are written in one turn of the loop.
+_IN_A_TURN: Final = 100
 #: Bytes, in round numbers, that a change takes beside its output.
 _EACH: Final = 500
 
@@ -225,11 +227,17 @@ class Changes:
         stored.addErrback(lambda failure: _log.failure("What was stored could not be followed up", failure=failure))
 
     def _stored(self, found: Logins, logins: Any, after: Any) -> None:
-        for (_, use), login in zip(logins, found, strict=True):
-            _shield(use, login)
         for _, function, _failed in after:
             _shield(function)
         self._next()
+        self._use([(use, login) for (_, use), login in zip(logins, found, strict=True)])
+
+    def _use(self, logins: list[tuple[Callable[[Login | Text], None], Login | Text]]) -> None:
+        """Hand out logins, some in each turn of the loop: others are not to wait until a large run is sent."""
+        for use, login in logins[:_IN_A_TURN]:
+            _shield(use, login)
+        if logins[_IN_A_TURN:]:
+            self._reactor.callLater(0, self._use, logins[_IN_A_TURN:])
 
     def _next(self) -> None:
         if self._runs or self._after:

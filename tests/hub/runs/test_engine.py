@@ -29,7 +29,11 @@ class EngineTests(OnBothStores):
         await self.case.engine.start()
 
     def tearDown(self) -> Any:
-        return Deferred.fromCoroutine(self.case.engine.stop())
+        return Deferred.fromCoroutine(self.end())
+
+    async def end(self) -> None:
+        await self.case.settle()
+        await self.case.engine.stop()
 
     async def a_run(self, hosts: int = 2, journal: str = "journal", **fields: Any) -> tuple[str, Link]:
         """A run on hosts behind one relay that is connected."""

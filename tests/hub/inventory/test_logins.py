@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.hub.inventory.credentials import Login, sealed_credential
 from relayd.hub.inventory.errors import NotOpened
-from relayd.hub.inventory.logins import Inventory, NoWay, Way, connection_fields, way_to
+from relayd.hub.inventory.logins import Inventory, NoWay, Opener, Way, way_to
 from relayd.hub.inventory.sealing import FixedKeys, Sealer, new_key
 from relayd.hub.store.host_records import SealedCredential, StoredHost
 from relayd.wire.messages import ExecuteCommand, Secret
@@ -39,7 +39,7 @@ class LoginTests(SynchronousTestCase):
         way = way_to(of, Inventory([of, *others]))
         # as a run keeps it
         way = msgspec.json.decode(msgspec.json.encode(way), type=Way)
-        fields = connection_fields(way, self.credentials, self.sealer)
+        fields = Opener(self.credentials, self.sealer).fields(way)
         wire = ExecuteCommand(command_id="1", command="true", **fields).to_wire()
         parse_execute_command(wire)
         return {name: value for name, value in wire.items() if name not in ("commandId", "command")}

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, PrimaryKeyConstraint, UniqueConstraint, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from relayd.hub.store.database import Database
+from relayd.hub.store.database import CHANGED_BY_READ, Database, Health, Stage
 from relayd.hub.store.errors import (
     CommitUnknown,
     Conflict,
@@ -102,21 +103,23 @@ class PostgreSQLDatabase(Database):
         try:
             with engine.begin() as connection:
                 _check_encoding(connection)
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
                 migrate(connection)
         except BaseException as error:
             self.close()
             if isinstance(error, Exception):
-                raise self._in_our_words(error) from None
+                raise self._in_our_words(error, Stage.BEGINNING) from None
             raise
 
     def _execute(self, connection: Connection, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
-    def _is_over(self, connection: Connection) -> bool:
-        return False
+    def _health(self, connection: Connection) -> Health:
+        status = connection.connection.driver_connection.info.transaction_status  # type: ignore[union-attr]
+        return Health.GOOD if status == TransactionStatus.INTRANS else Health.FAILED
 
-    def _translate(self, error: SQLAlchemyError, *, committing: bool) -> StoreError:
+    def _translate(self, error: SQLAlchemyError, stage: Stage) -> StoreError:
         if not isinstance(error, DBAPIError) or not isinstance(error.orig, psycopg.Error):
             return StoreError(reason=Text("an internal error, {error}", error=type(error).__name__))
         cause = error.orig
@@ -124,9 +127,11 @@ class PostgreSQLDatabase(Database):
         later = _found(_UNAVAILABLE, state)
         if error.connection_invalidated:
             reason = later or _UNAVAILABLE["08"]
-            return CommitUnknown(reason=reason) if committing else StoreUnavailable(reason=reason)
+            return CommitUnknown(reason=reason) if stage is Stage.COMMITTING else StoreUnavailable(reason=reason)
         if state.startswith("23"):
             return _broken_constraint(cause)
+        if state == "25006" and stage is Stage.READING:
+            return StoreError(reason=CHANGED_BY_READ)
         if later is not None:
             return StoreUnavailable(reason=later)
         if (never := _found(_UNUSABLE, state)) is not None:

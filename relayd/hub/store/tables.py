@@ -169,7 +169,7 @@ runs: Final = Table(
     "runs",
     metadata,
     _id(),
-    #: Who ordered it: ``user:NAME`` or ``token:NAME``.
+    #: Who ordered it: ``user:NAME`` or ``token:USER/NAME``.
     Column("created_by", _Text, nullable=False),
     _time("created_at"),
     Column("idempotency_key", _Text),
@@ -216,6 +216,12 @@ Index(
     runs.c.output_bytes,
     sqlite_where=text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
     postgresql_where=text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
+)
+Index(
+    "ix_runs_uncounted",
+    runs.c.id,
+    sqlite_where=text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+    postgresql_where=text("output_bytes IS NULL AND ended_at IS NOT NULL"),
 )
 
 invocations: Final = Table(
@@ -309,6 +315,9 @@ users: Final = Table(
     Column("name", _Text, nullable=False, unique=True),
     #: argon2id, in the PHC format.
     Column("password_hash", _Text, nullable=False),
+    #: When the password, which somebody else chose, can no longer be used, and until then only to choose another one;
+    #: null: the user chose it.
+    _time("password_expires_at", null=True),
     #: ``viewer``, ``operator`` or ``admin``.
     Column("role", _Text, nullable=False),
     #: JSON: the selectors that an operator is limited to; null: all hosts.

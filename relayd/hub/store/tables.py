@@ -232,9 +232,9 @@ invocations: Final = Table(
     Column("host", _Text, nullable=False),
     #: The relay that it was sent to, by name; null: to none yet.
     Column("relay", _Text),
-    #: The journal of that relay (``RelayConnection.journal_id``). It is sent again only to the same journal, which joins
-    #: it with what it has: a new machine of that name, or a second one, would run it once more. Null: there is none
-    #: that is known, and nothing is sent twice.
+    #: The journal of that relay (``RelayConnection.journal_id``). It is sent again only to the same journal, which
+    #: joins it with what it has: a new machine of that name, or a second one, would run it once more. Null: none is
+    #: known, and nothing is sent twice.
     Column("journal_id", _Text),
     Column("state", _Text, nullable=False),
     #: When the state that it is in is over; null: when the run says.

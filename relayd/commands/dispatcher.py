@@ -227,6 +227,10 @@ class Dispatcher:
             return CommandState.UNKNOWN
         return CommandState.FINISHED
 
+    def check_asked(self, command: ExecuteCommand) -> RelayError | None:
+        """See `ICommandReceiver.check_asked`."""
+        return self._policy.refusal_of(command)
+
     def link_ready(self, link: ILink) -> None:
         """See `ICommandReceiver.link_ready`."""
         self._streams.link_ready(link)

@@ -17,6 +17,7 @@ from relayd.wire import fields, file_fields, running_fields, shapes
 from relayd.wire.hosts import spelling_of_host
 from relayd.wire.messages import (
     CANCEL_COMMAND,
+    CHECK_COMMAND,
     COMMAND_OUTPUT,
     COMMAND_RESULT,
     COMMAND_RESULT_RECEIVED,
@@ -34,6 +35,7 @@ from relayd.wire.messages import (
     Secret,
 )
 from relayd.wire.plain_commands import plain_command
+from relayd.wire.policy_answer import PolicyAnswer
 from relayd.wire.relay_info import RelayInfo
 from relayd.wire.type_errors import explain_type
 
@@ -120,7 +122,7 @@ _SPECIFIED: Final = frozenset(
 FEATURES: Final = tuple(
     sorted(
         {field.encode_name for field in msgspec.structs.fields(WireCommand)} - _SPECIFIED
-        | {CANCEL_COMMAND, COMMAND_OUTPUT, COMMAND_STATUS, RELAY_INFO}
+        | {CANCEL_COMMAND, CHECK_COMMAND, COMMAND_OUTPUT, COMMAND_STATUS, RELAY_INFO}
     )
 )
 
@@ -174,6 +176,15 @@ class WireQuestion(Struct, rename="camel"):
     command_id: Annotated[Any, shapes.COMMAND_ID] = UNSET
 
 
+def parse_check_command(data: object) -> ExecuteCommand:
+    """
+    Validate the data of a ``check_command`` event: that of a command, which is not to be run.
+
+    :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
+    """
+    return plain_command(data) or parse_by_field(data, CHECK_COMMAND)
+
+
 def parse_execute_command(data: object) -> ExecuteCommand:
     """
     Validate the data of an ``execute_command`` event.  A command without any credential is valid: whether it can do
@@ -185,9 +196,11 @@ def parse_execute_command(data: object) -> ExecuteCommand:
     return plain_command(data) or parse_by_field(data)
 
 
-def parse_by_field(data: object) -> ExecuteCommand:
+def parse_by_field(data: object, event: str = EXECUTE_COMMAND) -> ExecuteCommand:
     """
     Do what `parse_execute_command` does, for a command that may be written in any way.
+
+    :param event: the name of the event, for errors.
 
     :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
     """
@@ -219,7 +232,7 @@ def parse_by_field(data: object) -> ExecuteCommand:
             fetch=file_fields.fetch(wire.fetch),
         )
     except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(EXECUTE_COMMAND, error, data) from None
+        raise _refusal(event, error, data) from None
 
 
 def parse_question(event: str, data: object) -> tuple[str, bool]:
@@ -296,6 +309,18 @@ def parse_command_status(data: object) -> CommandStatus:
         return _convert(_with_text_id(data)[0], CommandStatus)
     except (msgspec.ValidationError, fields.Invalid) as error:
         raise _refusal(COMMAND_STATUS, error, data) from None
+
+
+def parse_policy_answer(data: object) -> PolicyAnswer:
+    """
+    Validate what a relay says of a command that it was asked about: for the role that sends commands.
+
+    :raises InvalidMessage: naming the field at fault.
+    """
+    try:
+        return _convert(_with_text_id(data)[0], PolicyAnswer)
+    except (msgspec.ValidationError, fields.Invalid) as error:
+        raise _refusal(CHECK_COMMAND, error, data) from None
 
 
 def parse_relay_info(data: object) -> RelayInfo:

@@ -465,7 +465,7 @@ class Engine:
         sent = {
             slot: Sent(
                 relay=member.relay or "",
-                journal=member.relay_journal or "",
+                journal=member.journal_id or "",
                 sent_at=member.sent_at or now,
                 accepted_at=member.accepted_at,
                 cancelled=member.cancel_asked_at is not None,

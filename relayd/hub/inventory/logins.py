@@ -61,6 +61,20 @@ class Way(Struct, frozen=True, kw_only=True):
         return frozenset(each.credential_id for each in servers if each.credential_id is not None)
 
 
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """
+    What a run keeps of a host.
+
+    :ivar relays: names, in the order in which they are tried.
+    :ivar way: ``None``: it cannot be reached.
+    :ivar problem: why not.
+    """
+
+    relays: tuple[str, ...]
+    way: Way | None = None
+    problem: str = ""
+
+
 class Inventory:
     """Hosts by the names and addresses that jump hosts may be given by."""
 
@@ -104,24 +118,40 @@ def way_to(host: StoredHost, inventory: Inventory) -> Way:
     return Way(server=_server(host), relays=host.relays, via=hops)
 
 
-def connection_fields(way: Way, credentials: Mapping[str, SealedCredential], sealer: Sealer) -> dict[str, Any]:
+def snapshot_of(host: StoredHost, inventory: Inventory) -> Snapshot:
+    """What a run keeps of a host, whether it can be reached or not."""
+    try:
+        return Snapshot(relays=host.relays, way=way_to(host, inventory))
+    except NoWay as problem:
+        return Snapshot(relays=host.relays, problem=str(problem))
+
+
+class Opener:
     """
-    The fields of `relayd.wire.messages.ExecuteCommand` that say where to log in, and with what.  Do not keep them.
+    Makes the fields of commands, and opens each credential once.  Do not keep it, nor what it gives.
 
     :param credentials: those of `Way.credential_ids` (`relayd.hub.store.credentials.sealed_credentials`).
-    :raises NoWay: when a credential is gone, or the site would have to have that of a jump host.
-    :raises SealingError: when one cannot be opened.
     """
-    logins: dict[str, Login] = {}
 
-    def fields_of(server: Server) -> dict[str, Any]:
-        login = None
-        if server.credential_id is not None:
-            if server.credential_id not in credentials:
-                raise NoWay("the credential of {host} was deleted", host=server.host)
-            if server.credential_id not in logins:
-                logins[server.credential_id] = opened(sealer, credentials[server.credential_id])
-            login = logins[server.credential_id]
+    def __init__(self, credentials: Mapping[str, SealedCredential], sealer: Sealer) -> None:
+        self._credentials = credentials
+        self._sealer = sealer
+        self._logins: dict[str, Login] = {}
+
+    def fields(self, way: Way) -> dict[str, Any]:
+        """
+        The fields of `relayd.wire.messages.ExecuteCommand` that say where to log in, and with what.
+
+        :raises NoWay: when a credential is gone, or the site would have to have that of a jump host.
+        :raises SealingError: when one cannot be opened.
+        """
+        found = self._of(way.server, way)
+        if way.via:
+            found["via"] = tuple(JumpHost(**self._of(hop, way)) for hop in way.via)
+        return found
+
+    def _of(self, server: Server, way: Way) -> dict[str, Any]:
+        login = None if server.credential_id is None else self._login(server.credential_id, server)
         if way.via and (login is None or login.method == "at-the-site"):
             raise NoWay(
                 "{host} is on a way with jump hosts, and its credential is at the site, which goes only the site's own "
@@ -130,10 +160,12 @@ def connection_fields(way: Way, credentials: Mapping[str, SealedCredential], sea
             )
         return _fields(server, login)
 
-    found = fields_of(way.server)
-    if way.via:
-        found["via"] = tuple(JumpHost(**fields_of(hop)) for hop in way.via)
-    return found
+    def _login(self, credential_id: str, server: Server) -> Login:
+        if credential_id not in self._credentials:
+            raise NoWay("the credential of {host} was deleted", host=server.host)
+        if credential_id not in self._logins:
+            self._logins[credential_id] = opened(self._sealer, self._credentials[credential_id])
+        return self._logins[credential_id]
 
 
 def _server(host: StoredHost) -> Server:

@@ -121,7 +121,7 @@ def delete_credential(connection: Connection, name: str, version: int | None = N
 
 
 def sealed_credentials(connection: Connection, ids: Iterable[str]) -> dict[str, SealedCredential]:
-    """The credentials of these ids that are there, for `relayd.hub.inventory.logins.connection_fields`."""
+    """The credentials of these ids that are there, for `relayd.hub.inventory.logins.Opener`."""
     columns = (credentials.c.id, credentials.c.name, credentials.c.method, credentials.c.sealed)
     found: dict[str, SealedCredential] = {}
     wanted = list(dict.fromkeys(ids))

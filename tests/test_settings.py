@@ -58,7 +58,7 @@ class LiveTests(ConfigCase):
         name = "switches"
         hosts = ["sw-*", "!sw-9"]
         users = ["s3cret-user"]
-        shell = "none"
+        shell = "posix"
         password-file = "api-key"
         become = "su"
         become-user = "s3cret-become"

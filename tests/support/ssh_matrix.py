@@ -26,7 +26,7 @@ class Row(Struct, frozen=True, kw_only=True):
     :ivar version: what its version begins with.
     :ivar status: whether it passes on the exit status.
     :ivar killed: what it says of a command that ``TERM`` ended: the signal, the status, or nothing.
-    :ivar stdin: whether a command gets its standard input and the end of that, or (``False``) not the end; ``None``: the
+    :ivar stdin: whether a command gets its standard input and the end of that; ``False``: not the end; ``None``: the
         program behind it gives commands none.
     :ivar limit: commands that run at a time on one connection, as far as it is learned.
     :ivar single: whether it runs one command on a connection, ever.
@@ -136,8 +136,8 @@ def table() -> str:
     """The tables, in reST."""
     lines = [
         f"Each row is a test of ``{REAL_BY}.FieldTests``, which is made from it: ten commands at a time, each once;",
-        "standard input; a command that a signal ends; where the server has no good answer to a probe, also a silence of",
-        "several probes.",
+        "standard input; a command that a signal ends; where the server has no good answer to a probe, also a silence",
+        "of several probes.",
         "",
         ".. list-table::",
         "   :header-rows: 1",

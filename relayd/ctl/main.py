@@ -30,6 +30,7 @@ SUBCOMMANDS: Final = {
     "hosts": "show what the settings come to for one host, and which table or option says so",
     "journal": "list the commands without a confirmed result, or show a stored result",
     "audit": "verify the audit log, or compute the digest of a command in it",
+    "try-server": "play a relay against a main server, and tell what that does with results and lost connections",
 }
 _EXIT_CODES = "exit status: 0 all is well, 1 something is wrong or refused, 2 a mistake on the command line"
 
@@ -103,7 +104,7 @@ def make_parser(*, whole: bool = True) -> argparse.ArgumentParser:
 
 
 def _configure(name: str, parser: argparse.ArgumentParser) -> None:
-    module: Any = import_module(f"relayd.ctl.{name}")
+    module: Any = import_module(f"relayd.ctl.{name.replace('-', '_')}")
     module.configure(parser)
     parser.set_defaults(run=module.run)
 

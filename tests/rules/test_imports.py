@@ -73,6 +73,9 @@ def _is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
+#: What runs the reactor beside the plugins.
+_RUNNERS = {"relayd.ctl.check", "relayd.ctl.try_server", "relayd.hub.terminal"}
+
 #: What statements are in; an import is in nothing else.
 _HOLD_STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 
@@ -191,7 +194,7 @@ class ImportTests(SynchronousTestCase):
             self.assertTrue(ast.get_docstring(ast.parse(path.read_text())), path)
 
     def test_only_programs_use_the_global_reactor(self) -> None:
-        """``relayctl check`` is a program of its own, which runs it by `twisted.internet.task.react`."""
+        """A subcommand is a program of its own, which runs it by `twisted.internet.task.react`."""
         users, runners = set(), set()
         for module, path in modules().items():
             for node in import_statements_of(path):
@@ -200,7 +203,7 @@ class ImportTests(SynchronousTestCase):
                 if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet.task":
                     runners |= {module for alias in node.names if alias.name == "react"}
         self.assertEqual(users - {"relayd.demo.demonstration"}, {"relayd.tap"})
-        self.assertEqual(runners - {"relayd.demo.demonstration"}, {"relayd.ctl.check", "relayd.hub.terminal"})
+        self.assertEqual(runners - {"relayd.demo.demonstration"}, _RUNNERS)
 
     def test_entry_points_have_no_logic(self) -> None:
         harmless = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)

@@ -49,7 +49,7 @@ from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_devices import is_device, lines_of, request_of
 from relayd.ssh_logins import check_target, target_of
-from relayd.ssh_texts import HostTexts, RunnerSettings
+from relayd.ssh_texts import HostTexts, RunnerSettings, check_become
 from relayd.wire.failure_results import describe_error
 from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, Fetched, StreamName, Timings
 
@@ -121,7 +121,9 @@ class SSHCommandRunner:
         """See `ICommandRunner.refuses`."""
         try:
             check_target(command, self._credentials)
-            if is_device(site := self._texts.said(command)):
+            site = self._texts.said(command)
+            check_become(command, site)
+            if is_device(site):
                 lines_of(command, site, self._texts.charset(command), exactly=self._texts.settings.exact_text)
             elif self._texts.charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
                 self._texts.prepared(command, site.shell)
@@ -146,6 +148,7 @@ class SSHCommandRunner:
         try:
             target = target_of(command, self._credentials)
             site = self._texts.said(command)
+            check_become(command, site)
             if is_device(site):
                 return self._run_on_device(command, target, site, deadline, starting, output, timeout)
             return self._run_in_shell(command, target, site.shell, deadline, starting, output, timeout, grace)
@@ -212,7 +215,7 @@ class SSHCommandRunner:
         named = (round(left, 1) or left) if timeout is None else timeout
         charset = self._texts.charset(command)
         lines = lines_of(command, site, charset, exactly=self._texts.settings.exact_text)
-        request = request_of(target, site, lines, deadline, named)
+        request = request_of(command, target, site, lines, deadline, named)
         reader = None if output is None else _Reader(output).read
         running: Deferred[Any] = self.client.run_on_device(replace(request, reader=reader, permission=starting))
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, _Ran(charset, False, None)))

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from msgspec import Struct
 
-from relayd.errors import BecomeUnsupported, ChecksumMismatch, ScriptUnsupported, Unencodable
+from relayd.errors import BecomeMismatch, BecomeUnsupported, ChecksumMismatch, ScriptUnsupported, Unencodable
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.network import host_rules
 from relayd.network.host_rules import NOTHING_SAID, HostSettings, HostTable, Shell
@@ -44,6 +44,20 @@ class RunnerSettings(Struct, frozen=True, kw_only=True):
     exact_text: bool = False
 
 
+def check_become(command: ExecuteCommand, site: HostSettings) -> None:
+    """
+    Raise `BecomeUnsupported` where the shell of a host does not let a command become another user.
+
+    What a command for a network device asks for itself, `relayd.ssh_devices` refuses.
+    """
+    shell, host, port = site.shell or "posix", command.written_host, command.port
+    if command.become is None:
+        if site.become is not None and site.become.shell != shell:
+            raise BecomeMismatch(host=host, port=port, method=site.become.method, needed=site.become.shell)
+    elif command.become and shell not in ("posix", "device"):
+        raise BecomeUnsupported(host=host, port=port, shell=shell)
+
+
 class HostTexts:
     """
     Makes what hosts get.
@@ -76,17 +90,13 @@ class HostTexts:
         """
         As whom it runs.
 
-        :raises RelayError: when the host's shell does not let it.
+        :raises RelayError: when a password cannot be written in the character set of the command.
         :raises SSHError: when a file of the site cannot be used.
         """
-        said = self.said(command)
         try:
-            become = _become_of(command, target, said.become, self.charset(command))
+            return _become_of(command, target, self.said(command).become, self.charset(command))
         except UnicodeError:
             raise Unencodable(field="become.password", encoding=self.charset(command)) from None
-        if become is not None and said.shell not in (None, "posix"):
-            raise BecomeUnsupported(host=command.written_host, port=command.port, shell=said.shell)
-        return become
 
     def _directory(self, command: ExecuteCommand) -> str:
         """Where *command* runs if it names no directory; empty: where the login leads."""
@@ -237,9 +247,8 @@ def _become_of(command: ExecuteCommand, target: Target, said: host_rules.Become 
     :raises UnicodeError: when a password cannot be written in that character set.
     """
     ordered = command.become
-    method = None if said is None or said.method == "enable" else said.method  # that one is of network devices
-    if ordered is None and said is not None and method is not None:
-        ordered = wire.Become(method=method, user=said.user)
+    if ordered is None and said is not None and said.method != "enable":  # that one is of network devices
+        ordered = wire.Become(method=said.method, user=said.user)
     if ordered is None or isinstance(ordered, bool):
         return Become() if ordered else None
     password = None if ordered.password is None else ordered.password.reveal()

@@ -182,9 +182,12 @@ class AuditLog:
             fields["ranAs"] = result.details.ran_as
         self._put("ended", fields, len(command.host) + len(command.username), MAX_PENDING)
 
-    def record_recovered(self, command_id: str, outcome: str) -> None:
+    def record_recovered(self, command_id: str, outcome: str, server: str = "") -> None:
         """See `IAudit.record_recovered`."""
-        self._put("ended", {"commandId": command_id, "outcome": outcome}, 0, MAX_PENDING)
+        fields = {"commandId": command_id, "outcome": outcome}
+        if server:  # in the place of the one that every line has
+            fields["server"] = server
+        self._put("ended", fields, len(server), MAX_PENDING)
 
     def record_refused(self, command: ExecuteCommand, error: RelayError) -> None:
         """See `IAudit.record_refused`."""

@@ -6,7 +6,7 @@ up to that program.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Struct
@@ -64,6 +64,7 @@ def gather(
     directory: str | None = None,
     elsewhere: Elsewhere = HERE,
     readers: Mapping[str, Callable[[Table], Any]] | None = None,
+    between: Callable[[dict[str, Any], str], Iterable[ConfigError]] = lambda tables, path: (),
     settings: Collection[str] = (),
 ) -> Gathered:
     """
@@ -74,6 +75,7 @@ def gather(
         working directory.
     :param elsewhere: what is different when another process than the program reads them.
     :param readers: by their kinds, what reads the tables of the file of which there may be several.
+    :param between: the mistakes that no table makes alone, in the tables of the file at a path.
     :param settings: see `Surroundings`.
     """
     mistakes: list[ConfigError] = []
@@ -92,6 +94,8 @@ def gather(
             kind: read_tables(kind, content.pop(kind, []), surroundings, read, mistakes.append)
             for kind, read in readers.items()
         }
+        if not mistakes:
+            mistakes.extend(between(tables, path))
         sources.read_file(content, path, readers)
     values = {option.attribute: _value(sources, option) for option in table.options if option.name != "config"}
     values["config"] = path

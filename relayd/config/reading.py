@@ -13,7 +13,7 @@ from relayd.config.api_key import ApiKeyFile
 from relayd.config.consistency import contradictions, given_for, missing
 from relayd.config.credentials import CREDENTIALS, read_credential
 from relayd.config.gathering import HERE, ReadOptions, gather
-from relayd.config.host_tables import HOST_KEYS, HOSTS, read_host
+from relayd.config.host_tables import HOST_KEYS, HOSTS, between_hosts, read_host
 from relayd.config.option import GivenOptions
 from relayd.config.options import BY_NAME, RELAY_TABLE, Config
 from relayd.config.paths import Elsewhere, Paths, state_directory
@@ -70,6 +70,7 @@ def read(
         directory=directory,
         elsewhere=elsewhere,
         readers={CREDENTIALS: read_credential, HOSTS: read_host, SERVERS: read_server},
+        between=lambda tables, path: between_hosts(tables[HOSTS], path),
         settings=HOST_KEYS,
     )
     chosen, given, mistakes, paths = found.values, found.given, found.mistakes, found.paths

@@ -124,7 +124,7 @@ class SSHCommandRunner:
             site = self._texts.said(command)
             check_become(command, site)
             if is_device(site):
-                lines_of(command, site, self._texts.charset(command), exactly=self._texts.settings.exact_text)
+                self._lines_of(command, site)
             elif self._texts.charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
                 self._texts.prepared(command, site.shell)
             self._texts.files(command, check=True)
@@ -213,13 +213,16 @@ class SSHCommandRunner:
         """
         left = deadline - self._reactor.seconds()
         named = (round(left, 1) or left) if timeout is None else timeout
-        charset = self._texts.charset(command)
-        lines = lines_of(command, site, charset, exactly=self._texts.settings.exact_text)
-        request = request_of(command, target, site, lines, deadline, named)
+        request = request_of(command, target, site, self._lines_of(command, site), deadline, named)
         reader = None if output is None else _Reader(output).read
+        ran = _Ran(self._texts.charset(command), False, None)
         running: Deferred[Any] = self.client.run_on_device(replace(request, reader=reader, permission=starting))
-        running.addCallbacks(self._ended, _translate, callbackArgs=(command, _Ran(charset, False, None)))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, ran))
         return running
+
+    def _lines_of(self, command: ExecuteCommand, site: HostSettings) -> tuple[bytes, ...]:
+        """See `relayd.ssh_devices.lines_of`."""
+        return lines_of(command, site, self._texts.charset(command), exactly=self._texts.settings.exact_text)
 
     def _ended(self, completed: Completed, command: ExecuteCommand, ran: _Ran) -> Any:
         # A command that did not end when told to may still be writing.

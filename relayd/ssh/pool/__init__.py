@@ -38,8 +38,10 @@ cools down, a limit that may be raised.
 
 **How many sessions a connection takes** is learned. A host begins with the setting. A refusal lowers the limit to what
 ran at that moment; after a while it rises again by one. Servers free the place of a closed session a little late, so a
-place cools down before it is used again, and a refusal that this may explain lowers the limit by one only. A connection
-that refuses sessions again and again while it has none at all is of no use; where all are so, what waits fails.
+place cools down before it is used again. Refusals that this may explain lower the limit by one, and not before there
+are more than a few of them among the sessions that the host gives: a host that is only busy gets as many as before. A
+connection that refuses sessions again and again while it has none at all is of no use; where all are so, what waits
+fails.
 
 **How a lane gets a connection** (`places`). The first one of a lane goes alone: it learns whether the host is there and
 takes the login, at the price of one attempt. More follow while more jobs wait than these will take. Handshakes are

@@ -189,6 +189,7 @@ class PoolState(Generic[Work]):
         host = member.lane.host
         if given:
             member.served = member.lane.proven = True
+            host.gave()
         else:
             member.left += 1
         member.session_ended(now)
@@ -214,9 +215,7 @@ class PoolState(Generic[Work]):
             if seen < host.limit:
                 host.lower(seen, now)
             elif now >= member.not_before:
-                # The server may still count some of those that closed lately, so this tells little; it is soon told
-                # again.
-                host.lower(max(host.limit - 1, member.sessions), now)
+                host.refused_when_full(max(host.limit - 1, member.sessions), now)
                 member.not_before = now + COOL_DOWN
         else:
             # With no session of ours left on it, the server may still be busy with the end of the last one.

@@ -31,6 +31,10 @@ MAX_HANG_UPS = 5
 HANG_UP_PAUSE = 0.25
 #: Seconds until a host that refused a session is asked for one more than it last gave.
 RAISE_AFTER = 30.0
+#: So many refusals that may have another reason, more than one for each `EARNED` sessions that it gives, show that the
+#: host takes fewer sessions than it is asked for.
+MAX_CROWDED = 3.0
+EARNED = 8
 #: The same where it is not so cheap to ask: the host did not answer at all, or it takes a connection to find out.
 LEARNED_FOR = 600.0
 #: Seconds for which a connection has to live on after a command to show that the host does not end both together.
@@ -189,8 +193,9 @@ class PooledHost(Generic[Work]):
     """
 
     __slots__ = (
-        "_allowed", "_cap", "alarm", "ends_with_session", "handshakes", "hang_ups", "lanes", "limit", "max_handshakes",
-        "memorable", "most", "no_dial_before", "queue", "raise_at", "reserved_queue", "single_until", "where",
+        "_allowed", "_cap", "_crowded", "alarm", "ends_with_session", "handshakes", "hang_ups", "lanes", "limit",
+        "max_handshakes", "memorable", "most", "no_dial_before", "queue", "raise_at", "reserved_queue", "single_until",
+        "where",
     )  # fmt: skip
 
     def __init__(self, where: Where, limit: int) -> None:
@@ -198,6 +203,7 @@ class PooledHost(Generic[Work]):
         self.limit = self.most = self._allowed = limit
         self._cap = maxsize
         self.raise_at = 0.0
+        self._crowded = 0.0
         self.single_until = 0.0
         self.ends_with_session = False
         self.memorable = False
@@ -234,6 +240,22 @@ class PooledHost(Generic[Work]):
         """It takes no more than *limit* sessions on one connection, for *pause* seconds at least."""
         self.limit = max(1, min(self.limit, limit))
         self.raise_at = now + pause
+
+    def gave(self) -> None:
+        """It gave a session."""
+        if self._crowded:
+            self._crowded = max(0.0, self._crowded - 1 / EARNED)
+
+    def refused_when_full(self, limit: int, now: float) -> None:
+        """
+        It refused a session, and may still count some of those that closed lately: one such refusal tells little.
+
+        :param limit: what it takes, should it go on so.
+        """
+        self._crowded += 1
+        if self._crowded > MAX_CROWDED:
+            self._crowded = 0.0
+            self.lower(limit, now)
 
     def learn_limit(self, limit: int, now: float) -> None:
         """It gives no more than *limit* sessions on one connection at a time, and does not answer for more."""

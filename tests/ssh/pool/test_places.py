@@ -9,7 +9,7 @@ from typing import Any
 from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.pool.budget import CAP_TIME
 from relayd.ssh.pool.decisions import DIAL_PAUSE, MAX_REFUSALS
-from relayd.ssh.pool.members import COOL_DOWN, HANG_UP_PAUSE, LATE, MAX_HANDSHAKES, RAISE_AFTER
+from relayd.ssh.pool.members import COOL_DOWN, EARNED, HANG_UP_PAUSE, LATE, MAX_HANDSHAKES, RAISE_AFTER
 from relayd.ssh.target import Target
 from tests.support.ssh_pool import A, B, C, PlacesTestCase, limits, user
 
@@ -315,11 +315,29 @@ class RefusalTests(PlacesTestCase):
             self.state.session_refused(member, self.now)
             self.state.add(A, work, first=True)
         self.plan()
-        self.assertEqual(
-            limits(self.state.report, self.max_sessions), {"host:22": 9}
-        )  # not 5: five more had only just ended
+        self.assertEqual(limits(self.state.report, self.max_sessions), {})  # not 5: five more had only just ended
         self.pass_time(COOL_DOWN)
-        self.assertEqual(len(self.starts), 4)
+        self.assertEqual(len(self.starts), 5)
+
+    def test_late_again_and_again_it_is(self) -> None:
+        """Unless the host gives many sessions between the refusals: then it is busy, and no more."""
+        for given, most in ((1, 1), (EARNED, 2)):
+            self.make(max_sessions=2, max_connections=1)
+            member = self.connect(A, "first", "second")
+            for turn in range(20):
+                for step in range(given):
+                    self.close(member)
+                    self.add(A, (turn, step))
+                    self.pass_time(COOL_DOWN)
+                self.close(member)
+                self.add(A, (turn, "refused"))
+                self.pass_time(COOL_DOWN)
+                if member.sessions < 2:
+                    break
+                self.state.session_refused(member, self.now)
+                self.state.add(A, (turn, "refused"), first=True)
+                self.pass_time(2 * COOL_DOWN)
+            self.assertEqual(member.lane.host.limit, most)
 
     def test_what_one_connection_taught_is_not_taught_again_by_another(self) -> None:
         self.make(max_sessions=10, max_connections=2)

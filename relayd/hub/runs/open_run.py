@@ -45,7 +45,7 @@ class OpenRun:
     """
     One run that has not ended.
 
-    :param template: its command without id and host.
+    :param template: its command without id and host; ``None``: what is secret of it cannot be opened.
     :param ids: of its invocations, by position.
     :param snapshots: of their hosts.
     :param relays: to which each was sent.
@@ -54,7 +54,7 @@ class OpenRun:
     def __init__(
         self,
         run: Run,
-        template: ExecuteCommand,
+        template: ExecuteCommand | None,
         ids: Sequence[str],
         snapshots: Sequence[str],
         relays: list[str | None],
@@ -74,7 +74,9 @@ class OpenRun:
         self._change = run.change
         self._ended_at: int | None = None
         self._outputs: dict[int, Outputs] = {}
-        #: The results that are being taken in.
+        #: Whether it is to be forgotten once all of it is stored.
+        self.leaving = False
+        #: The result that is being taken in.
         self.result: CommandResult | None = None
         #: What the engine does: the only effects that are not changes.
         self.to_send: list[Store] = []
@@ -96,6 +98,10 @@ class OpenRun:
         """Note what is to be stored, and leave the rest to the engine."""
         for effect in effects:
             _DO[type(effect)](self, effect)
+
+    def resumed(self, slot: int) -> None:
+        """Another process may have stored some of its outputs."""
+        self._outputs[slot] = Outputs(self._limit, AFTER_END, resumed=True)
 
     def outputs_of(self, slot: int) -> Outputs:
         """What comes of its outputs."""

@@ -15,8 +15,8 @@ from contextlib import closing, contextmanager, suppress
 from errno import ENOENT
 from typing import Final
 
-from relayd.hub.store.errors import BackupFailed, RestoreFailed, StoreInUse, StoreTooNew
-from relayd.hub.store.migrations import VERSION_TABLE, check_known
+from relayd.hub.store.errors import BackupFailed, RestoreFailed, StoreInUse
+from relayd.hub.store.migrations import KNOWN, VERSION_TABLE
 from relayd.hub.store.sqlite import APPLICATION_ID, BUSY_TIMEOUT, claim, in_words
 from relayd.language.texts import Fault, Text
 from relayd.network.descriptors import words_of
@@ -60,20 +60,24 @@ def restore(backup: str, place: str) -> str | None:
         lock = claim(os.path.abspath(place))
         try:
             with _new_file(place) as new:
-                _copy(backup, new)
+                if (version := _copy(backup, new)) > KNOWN:
+                    raise Fault(
+                        "it has version {found} of the tables, and this relayd knows none after {known}; install the "
+                        "version of relayd that made it",
+                        found=version,
+                        known=KNOWN,
+                    )
                 return _set_aside(place)
         finally:
             os.close(lock)
     except StoreInUse:
         raise
-    except (OSError, sqlite3.Error, Fault, StoreTooNew) as error:
+    except (OSError, sqlite3.Error, Fault) as error:
         raise RestoreFailed(path=backup, reason=_words(error, backup)) from None
 
 
-def _copy(path: str, new: str) -> None:
-    """
-    Copy a database of the hub to a file, and look whether it is sound.
-    """
+def _copy(path: str, new: str) -> str:
+    """Copy a database of the hub to a file, and look whether it is sound; gives the version of its tables."""
     if not os.path.exists(path):  # SQLite would make it
         raise FileNotFoundError(ENOENT, os.strerror(ENOENT), path)
     with closing(_connect(path)) as source, closing(_connect(new)) as copy:
@@ -84,7 +88,8 @@ def _copy(path: str, new: str) -> None:
             raise Fault("{path} is not a database of the hub", path=path)
         if copy.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise Fault("{path} is damaged", path=path)
-        check_known(copy.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()[0])
+        (version,) = copy.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
+    return str(version)
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -127,4 +132,4 @@ def _words(error: Exception, path: str) -> Text:
         return Text("{path}: {error}", path=path, error=told)
     if isinstance(error, OSError):
         return Text("{path}: {error}", path=error.filename or path, error=words_of(error))
-    return error.text if isinstance(error, Fault | StoreTooNew) else Text(str(error))
+    return error.text if isinstance(error, Fault) else Text(str(error))

@@ -117,7 +117,7 @@ class PostgreSQLDatabase(Database):
 
     def _health(self, connection: Connection) -> Health:
         status = connection.connection.driver_connection.info.transaction_status  # type: ignore[union-attr]
-        return Health.GOOD if status == TransactionStatus.INTRANS else Health.FAILED
+        return Health.FAILED if status == TransactionStatus.INERROR else Health.GOOD
 
     def _translate(self, error: SQLAlchemyError, stage: Stage) -> StoreError:
         if not isinstance(error, DBAPIError) or not isinstance(error.orig, psycopg.Error):

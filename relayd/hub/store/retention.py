@@ -239,5 +239,6 @@ def give_back(connection: Connection, _: int) -> bool:
     )
     if free < max(_SPARE, pages // 4):
         return False
-    connection.exec_driver_sql(f"PRAGMA incremental_vacuum({_PAGES})").all()
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()  # each row, of no column, is a page
     return True

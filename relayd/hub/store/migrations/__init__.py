@@ -31,19 +31,11 @@ def migrate(connection: Connection) -> None:
     found = connection.execute(select(_version.c.version_num)).scalar() if VERSION_TABLE in there else None
     if found == KNOWN:
         return
-    check_known(found)
+    if found is not None and found > KNOWN:
+        raise StoreTooNew(found=found, known=KNOWN)
     if found is None:
         _check_empty(there)
     _apply(connection)
-
-
-def check_known(found: str | None) -> None:
-    """
-    :param found: the version of some tables; ``None``: there are none.
-    :raises StoreTooNew: when this relayd does not know it.
-    """
-    if found is not None and found > KNOWN:
-        raise StoreTooNew(found=found, known=KNOWN)
 
 
 def _apply(connection: Connection) -> None:

@@ -238,7 +238,7 @@ class RelayService(Service):
             self._audit.start()
         for command_id, code in self._journal.open():
             if self._audit is not None:
-                self._audit.record_recovered(command_id, code)
+                self._audit.record_recovered(command_id, code, self._dispatcher.origin_of(command_id))
 
     def _warn_of_few_descriptors(self) -> None:
         most = self._config.max_total_connections

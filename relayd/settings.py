@@ -20,7 +20,7 @@ from relayd.ssh_texts import RunnerSettings
 from relayd.uplink.headers import read_headers
 from relayd.uplink.settings import LiveUplinkSettings, UplinkSettings
 from relayd.wire.parsing import FEATURES
-from relayd.wire.relay_info import KnownHosts, RelayInfo, RelayLimits
+from relayd.wire.relay_info import KnownHosts, MainServers, RelayInfo, RelayLimits
 
 
 def limits_of(config: Config) -> Limits:
@@ -85,6 +85,7 @@ def relay_info_of(config: Config, uptime: float) -> RelayInfo | None:
     if config.relay_info == "none":
         return None
     known = config.hosts if config.relay_info == "full" else ()
+    number = len(config.each_server)
     return RelayInfo(
         version=__version__,
         uptime=round(uptime, 3),
@@ -100,6 +101,7 @@ def relay_info_of(config: Config, uptime: float) -> RelayInfo | None:
         features=FEATURES,
         labels=dict(label.split("=", 1) for label in config.label or ()),
         hosts=tuple(KnownHosts(patterns=rule.hosts, name=rule.name or None) for rule in known),
+        main_servers=None if number == 1 else MainServers(number=number, results_to=config.results_to),
     )
 
 

@@ -217,6 +217,12 @@ Index(
     sqlite_where=text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
     postgresql_where=text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
 )
+Index(
+    "ix_runs_uncounted",
+    runs.c.id,
+    sqlite_where=text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+    postgresql_where=text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+)
 
 invocations: Final = Table(
     "invocations",
@@ -232,6 +238,10 @@ invocations: Final = Table(
     Column("host", _Text, nullable=False),
     #: The relay that it was sent to, by name; null: to none yet.
     Column("relay", _Text),
+    #: The name of that relay's journal then: a command is sent again only to the same one, which joins duplicates.
+    Column("relay_journal", _Text),
+    #: Whether a result has said how it ended, which is final; else the hub has said so.
+    Column("with_result", Boolean, nullable=False, server_default=text("false")),
     Column("state", _Text, nullable=False),
     #: When the state that it is in is over; null: when the run says.
     _time("deadline", null=True),

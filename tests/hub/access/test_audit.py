@@ -187,6 +187,15 @@ class LineTests(SynchronousTestCase):
         line, _ = encode_line(10**18, 1e9, "run-order", {"hub": "h" * 320} | fitted, "0" * 64, b"k" * 32)
         self.assertLessEqual(len(line), LONGEST)
 
+    def test_several_long_lists(self) -> None:
+        hosts = [f"host{number}.{'x' * 90}" for number in range(40)]
+        fitted = _fields_of(ALICE, "run-order", "done", {"hosts": hosts, "selectors": hosts, "names": hosts})
+        self.assertEqual(fitted["hosts"], hosts[: len(fitted["hosts"])])
+        self.assertGreater(len(fitted["hosts"]), 10)
+        self.assertEqual({fitted[f"{name}Count"] for name in ("hosts", "selectors", "names")}, {40})
+        line, _ = encode_line(10**18, 1e9, "run-order", {"hub": "h" * 320} | fitted, "0" * 64, b"k" * 32)
+        self.assertLessEqual(len(line), LONGEST)
+
     def test_fields_of_the_chain_cannot_be_given(self) -> None:
         for name in ("hash", "mac", "prev", "seq", "event", "principal", "address", "outcome", "hub", "torn"):
             self.assertRaises(ValueError, _fields_of, ALICE, "login", "done", {name: "x"})

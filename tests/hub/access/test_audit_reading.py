@@ -102,9 +102,10 @@ class PageTests(ReadingCase):
         listed = moved_files
 
         def moved(path: str) -> Any:
+            found = listed(path)
             if os.path.exists(path):
-                os.rename(path, f"{path}.{32:012d}")
-            return listed(path)
+                os.rename(path, f"{path}.{32:012d}")  # after it was looked for
+            return found
 
         self.patch(audit_reading, "moved_files", moved)
         self.assertEqual(self.seqs(limit=1000), [*range(32, 0, -1)])

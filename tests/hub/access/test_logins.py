@@ -102,8 +102,11 @@ class LoginTests(LoginCase):
         """A name that no user has may be a password that was typed into the wrong field."""
         await self.outcome("bob", OTHER_PASSWORD)
         await self.outcome("canary-password", OTHER_PASSWORD)
+        await self.access.accounts.change(await self.administrator(), "bob", AccountChange(enabled=False))
+        await self.outcome("bob", PASSWORD)
         digest = self.access.audit.digest("canary-password")[:16]
-        first, second = await self.acts("login")
+        first, second, third = await self.acts("login")
+        self.assertEqual((third["principal"], third["outcome"]), ("user:bob", "login-failed"))
         self.assertEqual((first["principal"], first["outcome"]), ("user:bob", "login-failed"))
         self.assertEqual((second["principal"], second["outcome"]), ("user:?", "login-failed"))
         self.assertEqual(second["nameDigest"], digest)

@@ -27,6 +27,7 @@ from relayd.process.logs import configure as configure_logs
 from relayd.process.program import OrderlyExit, ProcessService
 
 if TYPE_CHECKING:  # otherwise imported by `makeService`
+    from relayd.hub.service.hub import HubService
     from relayd.process.systemd import Notifier
 
 ABOUT = (
@@ -70,20 +71,8 @@ def makeService(options: Options) -> IService:
         from twisted.internet import reactor
 
         from relayd.network.loop_turns import turns_of
-        from relayd.process.systemd import make_notifier
 
-        try:
-            from relayd.hub.service.hub import HubService
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in _LIBRARIES:
-                raise
-            print(
-                f"{HUB_TABLE.program}: the hub needs libraries that are not installed ({error.name}): "
-                "pip install relayd[hub]",
-                file=sys.stderr,
-            )
-            raise SystemExit(MISTAKES) from None
-
+        make_hub = _hub_service()
     turns = turns_of(reactor)
     configure_logs(
         options.config.log_level, options.config.log_format, at_end_of_turn=None if turns is None else turns.try_at_end
@@ -92,10 +81,7 @@ def makeService(options: Options) -> IService:
         _log.warn("{exposed}", exposed=what[0].upper() + what[1:])
     use_steady_clock(reactor)
     raise_limit()
-    hub = HubService(reactor, options.config)
-
-    def make() -> Notifier | None:
-        return make_notifier(os.environ, reactor, hub.condition, lambda: hub.drain_timeout)
+    hub = make_hub(reactor, options.config)
 
     def announce(signal: str) -> None:
         _log.info(
@@ -104,9 +90,28 @@ def makeService(options: Options) -> IService:
             span=span(hub.drain_timeout),
         )
 
-    service = ProcessService(HUB_TABLE.program, make)
+    service = ProcessService(HUB_TABLE.program, lambda: _make_notifier(reactor, hub))
     hub.setServiceParent(service)
     GarbageCollection(reactor, hub.active).setServiceParent(service)
     OrderlyExit(reactor, announce).setServiceParent(service)
     ReloadOnSignal(reactor, options.read, hub, service.reloading, _WORDS).setServiceParent(service)
     return service
+
+
+def _hub_service() -> type[HubService]:
+    """The service, which imports all of the hub; one line where the libraries for that are not installed."""
+    try:
+        from relayd.hub.service.hub import HubService
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _LIBRARIES:
+            raise
+        text = f"the hub needs libraries that are not installed ({error.name}): pip install relayd[hub]"
+        print(f"{HUB_TABLE.program}: {text}", file=sys.stderr)
+        raise SystemExit(MISTAKES) from None
+    return HubService
+
+
+def _make_notifier(reactor: Any, hub: HubService) -> Notifier | None:
+    from relayd.process.systemd import make_notifier
+
+    return make_notifier(os.environ, reactor, hub.condition, lambda: hub.drain_timeout)

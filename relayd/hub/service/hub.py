@@ -4,14 +4,16 @@ The hub as a service: what it opens when it starts, and in which order it closes
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.protocol import ServerFactory
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from relayd import __version__
@@ -32,9 +34,13 @@ from relayd.hub.service.parts import (
     sealer_of,
     shown_place,
 )
+from relayd.hub.store.errors import StoreError
 from relayd.process.systemd import Condition
 
 _log = Logger("relayd.hub")
+
+#: Seconds between two attempts to read the runs that have not ended.
+AGAIN: Final = 5.0
 
 
 class HubService(Service):
@@ -50,6 +56,9 @@ class HubService(Service):
         self._state = StateDirectory(config.state_dir, "hub")
         self._parts: Parts | None = None
         self._ports: Ports | None = None
+        #: Whether people and relays are let in.
+        self._accepts = False
+        self._beginning: Deferred[None] | None = None
         self._opened: list[tuple[str, Callable[[], Awaitable[object]]]] = []
 
     def startService(self) -> None:
@@ -67,6 +76,7 @@ class HubService(Service):
             self._state.release()
             raise
         super().startService()
+        self._beginning = Deferred.fromCoroutine(self._begin())
         config = self._config
         _log.info(
             "relayd-hub {version} listens at {addresses}; its database is {database}, its state is in {state_dir}",
@@ -96,6 +106,26 @@ class HubService(Service):
         self._parts = parts
         for option, address, factory in self._listeners(parts):
             ports.open(option, address, factory)
+        # Nobody is let in before what a former process left is known: see `_begin`.
+        ports.pause()
+
+    async def _begin(self) -> None:
+        """Go on with the runs that a former process left, and then let people and relays in."""
+        parts, ports = self._parts, self._ports
+        if parts is None or ports is None:
+            return
+        while self.running:
+            try:
+                await parts.engine.start()
+                break
+            except StoreError as error:
+                _log.error(
+                    "The runs that have not ended cannot be read, and nobody is let in yet: {error}", error=str(error)
+                )
+                await deferLater(self._reactor, AGAIN)
+        if self.running:
+            ports.resume()
+            self._accepts = True
 
     def _listeners(self, parts: Parts) -> list[tuple[str, Any, ServerFactory]]:
         config = self._config
@@ -157,9 +187,13 @@ class HubService(Service):
         parts, ports, timeout = self._parts, self._ports, self.drain_timeout
         if parts is None or ports is None:  # it has never started
             return
+        self._accepts = False
         await self._step("stop listening", ports.close)
+        if self._beginning is not None:
+            await self._step("end the start", self._end_beginning)
         await self._step("finish requests", lambda: parts.api.stop(timeout))
         await self._step("close the links to relays", parts.links.close)
+        await self._step("store what runs have left", parts.engine.stop)
         await self._step("stop retention", lambda: maybeDeferred(parts.retention.stopService))
         await self._step("note which relays were connected", lambda: maybeDeferred(parts.presence.stopService))
         parts.access.stop()
@@ -167,6 +201,14 @@ class HubService(Service):
         await self._step("close the audit log", parts.audit.close)
         self._state.release()
         _log.info("relayd-hub has stopped")
+
+    async def _end_beginning(self) -> None:
+        """A start that waits for the database waits no longer."""
+        beginning = self._beginning
+        if beginning is not None and not beginning.called:
+            beginning.cancel()
+            with contextlib.suppress(CancelledError):
+                await beginning
 
     async def _step(self, what: str, act: Callable[[], Awaitable[object]]) -> None:
         """Close one part; a failure must not keep the next part open."""

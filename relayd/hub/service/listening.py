@@ -32,7 +32,7 @@ class Ports:
     def __init__(self, reactor: Any, certificate: IOpenSSLServerConnectionCreator | None) -> None:
         self._reactor = reactor
         self._certificate = certificate
-        self._ports: list[IListeningPort] = []
+        self._ports: list[Any] = []
 
     def open(self, option: str, address: ListenAddress, factory: ServerFactory) -> IListeningPort:
         """
@@ -47,6 +47,16 @@ class Ports:
             raise ConfigError(option=option, reason=why_not(address, error, HUB_TABLE.program)) from None
         self._ports.append(port)
         return port
+
+    def pause(self) -> None:
+        """Accept nothing for now; who connects waits."""
+        for port in self._ports:
+            port.stopReading()
+
+    def resume(self) -> None:
+        """Accept again."""
+        for port in self._ports:
+            port.startReading()
 
     async def close(self) -> None:
         """Accept nothing more; the connections stay."""

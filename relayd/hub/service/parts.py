@@ -37,6 +37,8 @@ from relayd.hub.relays.administration import RelayAdministration
 from relayd.hub.relays.authentication import RelayAuthenticator
 from relayd.hub.relays.enrolment import Enrolment
 from relayd.hub.relays.presence import Presence
+from relayd.hub.runs.engine import Engine
+from relayd.hub.runs.stored_inventory import StoredInventory
 from relayd.hub.service.observers import Observers
 from relayd.hub.settings import HubSettings
 from relayd.hub.store.errors import StoreError
@@ -66,6 +68,7 @@ class Parts:
     audit: HubAudit
     access: Access
     links: Links
+    engine: Engine
     presence: Presence
     retention: Retention
     api: ApiFactory
@@ -143,15 +146,14 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
     :param audit: one that is started.
     """
     access = Access(reactor, store, audit, parse_selector)
-
-    def refused(proxy_id: str, address: str, reason: str) -> None:
-        audit.refused(Actor(f"relay:{printable(proxy_id, 80) or '?'}", address), "relay-connect", reason, {})
-
-    authenticator = RelayAuthenticator(store, time_of_day, reactor.seconds, refused)
     observers = Observers()
+    authenticator = RelayAuthenticator(store, time_of_day, reactor.seconds, _refused(audit))
     settings = HubSettings(trusted_proxies=config.trusted_proxies)
     links = Links(reactor, authenticator.authenticate, observers, settings)
     observers.presence = presence = Presence(reactor, store, links, time_of_day)
+    inventory = StoredInventory(sealer)
+    observers.runs = engine = Engine(reactor, store, inventory, sealer, time_of_day)
+    engine.links = links
     registry, counts = CollectorRegistry(), RequestCounts()
     registry.register(counts)
     hub = Hub(
@@ -163,27 +165,45 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
         relays=RelayAdministration(store, links, time_of_day),
         enrolment=Enrolment(store, time_of_day),
         public_url=config.public_url,
+        engine=engine,
+        inventory=inventory,
+        links=links,
         obstacles=_obstacles(audit),
         registry=registry,
         counts=counts,
-    )
-    application = Application(
-        clock=reactor,
-        hub=hub,
-        router=Router(ROUTES),
-        gate=AccessGate(access.doorkeeper, audit),
-        problem_of=problem_of,
-        settings=_api_settings(config),
     )
     return Parts(
         store=store,
         audit=audit,
         access=access,
         links=links,
+        engine=engine,
         presence=presence,
         retention=Retention(store, retention_of(config), reactor, time_of_day),
-        api=ApiFactory(reactor, application),
+        api=_make_api(hub, config),
     )
+
+
+def _make_api(hub: Hub, config: HubConfig) -> ApiFactory:
+    access = hub.access
+    application = Application(
+        clock=hub.reactor,
+        hub=hub,
+        router=Router(ROUTES),
+        gate=AccessGate(access.doorkeeper, access.audit),
+        problem_of=problem_of,
+        settings=_api_settings(config),
+    )
+    return ApiFactory(hub.reactor, application)
+
+
+def _refused(audit: HubAudit) -> Callable[[str, str, str], None]:
+    """Records that a relay was refused."""
+
+    def refused(proxy_id: str, address: str, reason: str) -> None:
+        audit.refused(Actor(f"relay:{printable(proxy_id, 80) or '?'}", address), "relay-connect", reason, {})
+
+    return refused
 
 
 def retention_of(config: HubConfig) -> RetentionSettings:

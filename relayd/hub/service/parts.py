@@ -34,7 +34,7 @@ from relayd.hub.inventory.errors import SealingKeysUnusable
 from relayd.hub.inventory.sealing import KeyFile, Sealer
 from relayd.hub.links.links import Links
 from relayd.hub.relays.administration import RelayAdministration
-from relayd.hub.relays.authentication import RelayAuthenticator
+from relayd.hub.relays.authentication import Refused, RelayAuthenticator
 from relayd.hub.relays.enrolment import Enrolment
 from relayd.hub.relays.presence import Presence
 from relayd.hub.runs.engine import Engine
@@ -197,7 +197,7 @@ def _make_api(hub: Hub, config: HubConfig) -> ApiFactory:
     return ApiFactory(hub.reactor, application)
 
 
-def _refused(audit: HubAudit) -> Callable[[str, str, str], None]:
+def _refused(audit: HubAudit) -> Refused:
     """Records that a relay was refused."""
 
     def refused(proxy_id: str, address: str, reason: str) -> None:

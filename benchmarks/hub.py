@@ -13,7 +13,6 @@ import argparse
 import http.client
 import json
 import os
-import secrets
 import shutil
 import socket
 import statistics
@@ -68,9 +67,10 @@ class Hub:
     def start(self) -> None:
         """Start it, and wait until it is ready."""
         listen = ["--listen", f"tcp:127.0.0.1:{self.port}"]
-        command = [Path(sys.executable).with_name("twistd"), "-n", "--pidfile=", "relayd-hub", *self._options(), *listen]
-        log = open(self.folder / "hub.log", "ab")
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+        twistd = Path(sys.executable).with_name("twistd")
+        command = [twistd, "-n", "--pidfile=", "relayd-hub", *self._options(), *listen]
+        with open(self.folder / "hub.log", "ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -157,9 +157,8 @@ class Hub:
         for number in range(hosts):
             host = new_id(now)
             address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
-            inventory.append(
-                {"id": host, "name": f"host-{number:05}", "address": address, "port": 22, "user": "u", "created_at": now}
-            )
+            name = f"host-{number:05}"
+            inventory.append({"id": host, "name": name, "address": address, "port": 22, "user": "u", "created_at": now})
             labels.append({"host_id": host, "key": "env", "value": "prod" if number % 2 else "test"})
             ways.append({"host_id": host, "position": 0, "relay_id": names[number % relays]})
         with self.tables() as connection:
@@ -192,8 +191,8 @@ class Hub:
                     {
                         "id": new_id(at), "run_id": run, "position": position, "host_id": f"h{position}",
                         "host_name": f"host-{position:05}", "host": "{}", "relay": "relay-0000",
-                        "state": str(InvocationState.SUCCEEDED), "exit_code": 0, "sent_at": at, "ended_at": at + 1_000_000,
-                        "output_digest": output, "change": position + 1,
+                        "state": str(InvocationState.SUCCEEDED), "exit_code": 0, "sent_at": at,
+                        "ended_at": at + 1_000_000, "output_digest": output, "change": position + 1,
                     }
                     for position in range(size)
                 ]  # fmt: skip

@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from relayd.hub.access import errors as access
 from relayd.hub.api.problems import InvalidRequest, Mistake, Problem
-from relayd.hub.decisions.selectors import SelectorError
 from relayd.hub.inventory import errors as inventory
 from relayd.hub.inventory.checks import HostMistake
 from relayd.hub.inventory.credentials import CredentialMistake
@@ -102,8 +101,6 @@ def problem_of(error: BaseException) -> Problem | None:
     """The problem that an error is; ``None``: it is an internal one, of which nothing is said."""
     if isinstance(error, HostMistake | CredentialMistake):
         return InvalidRequest([Mistake(str(error.text), f"/{error.field}")])
-    if isinstance(error, SelectorError):
-        return InvalidRequest([Mistake(str(error.text), "/selector")])
     if not isinstance(error, DescribedError):
         return None
     try:

@@ -83,15 +83,24 @@ STATUSES: Final[dict[type[DescribedError], Status]] = {
 }
 
 
+def _places_of(error: DescribedError) -> list[Mistake]:
+    """Where in the request it is, as far as the error says."""
+    field = error.fields.get("field")
+    if not isinstance(error, runs.InvalidOrder | relays.BadRelay) or not isinstance(field, str):
+        return []
+    return [Mistake(str(error.fields.get("reason", "")), f"/{field}")]
+
+
 class Described(Problem):
     """An error of another part of the hub, as a problem."""
 
     def __init__(self, error: DescribedError, status: Status, headers: dict[str, str]) -> None:
-        super().__init__(headers={**status.headers, **headers})
+        super().__init__(headers={**status.headers, **headers}, errors=_places_of(error))
         self.code = error.code
         self.status = status.status  # type: ignore[misc]
         self.title = status.title  # type: ignore[misc]
-        self._words = str(error)
+        words = str(error).rstrip()
+        self._words = words if words.endswith((".", "!", "?")) else f"{words}."
 
     def __str__(self) -> str:
         return self._words

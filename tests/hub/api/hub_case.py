@@ -277,7 +277,7 @@ class BothStoresCase(Asking, AccessCase):
         """The relay says that a command has ended."""
         done = self.engine.result(
             "r1",
-            CommandResult(command_id=command.command_id, success=exit_code == 0, stdout=stdout, stderr="",
+            CommandResult(command_id=command.command_id, stdout=stdout, stderr="",
                           exit_code=exit_code),
         )  # fmt: skip
         if done is not None:

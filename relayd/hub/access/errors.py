@@ -101,7 +101,9 @@ class HostsForbidden(AccessError):
         :param count: how many there are.
         """
         shown = ", ".join(names[:_MOST_NAMED])
-        if not names:
+        if not names and count == 1:
+            hosts = Text("One of the hosts is")
+        elif not names:
             hosts = Text("{count} of the hosts are", count=count)
         elif count > len(names[:_MOST_NAMED]):
             hosts = Text("{names} and {count} more are", names=shown, count=count - _MOST_NAMED)

@@ -83,6 +83,12 @@ class Forbidden(AccessError):
     code = "forbidden"
 
 
+class SessionNeeded(Forbidden):
+    """This needs a session, and {principal} is an API token. Log in with user and password."""
+
+    code = "session-needed"
+
+
 class PasswordMustChange(AccessError):
     """The password of {user} is temporary. Choose one of your own first."""
 

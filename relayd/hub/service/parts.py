@@ -154,8 +154,6 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
     inventory = StoredInventory(sealer)
     observers.runs = engine = Engine(reactor, store, inventory, sealer, time_of_day)
     engine.links = links
-    registry, counts = CollectorRegistry(), RequestCounts()
-    registry.register(counts)
     hub = Hub(
         reactor=reactor,
         now=time_of_day,
@@ -166,11 +164,8 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
         enrolment=Enrolment(store, time_of_day),
         public_url=config.public_url,
         engine=engine,
-        inventory=inventory,
-        links=links,
         obstacles=_obstacles(audit),
-        registry=registry,
-        counts=counts,
+        registry=CollectorRegistry(),
     )
     return Parts(
         store=store,
@@ -185,7 +180,8 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
 
 
 def _make_api(hub: Hub, config: HubConfig) -> ApiFactory:
-    access = hub.access
+    access, counts = hub.access, RequestCounts()
+    hub.registry.register(counts)
     application = Application(
         clock=hub.reactor,
         hub=hub,
@@ -193,6 +189,7 @@ def _make_api(hub: Hub, config: HubConfig) -> ApiFactory:
         gate=AccessGate(access.doorkeeper, access.audit),
         problem_of=problem_of,
         settings=_api_settings(config),
+        counts=counts,
     )
     return ApiFactory(hub.reactor, application)
 

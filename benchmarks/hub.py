@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from threading import Event, Thread
 from typing import Any
 
@@ -31,12 +32,13 @@ import sqlalchemy
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from relayd.hub.relays.secrets import digest_of_key, new_key
+from relayd.hub.store.ids import new_id
+
 from benchmarks.run import cpu_seconds
 from benchmarks.ssh import raise_limits
 from relayd.hub.decisions.states import InvocationState, RunState
-from relayd.hub.relays.secrets import digest_of_key, new_key
 from relayd.hub.store import tables
-from relayd.hub.store.ids import new_id
 
 HERE = Path(__file__).resolve().parent
 PASSWORD = "correct horse battery staple 26"
@@ -112,7 +114,7 @@ class Hub:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         headers = {"Content-Type": "application/json"} | (more or {})
         if self.token and more is None:
-            headers["Authorization"] = f"Bearer {self.token}"
+            headers |= {"Authorization": f"Bearer {self.token}", "Idempotency-Key": token_hex(16)}
         try:
             connection.request(method, below + path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()

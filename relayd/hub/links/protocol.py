@@ -11,6 +11,7 @@ from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.util import encode_truncate
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -19,6 +20,7 @@ from relayd.hub.links.doorway import Doorway
 from relayd.hub.links.handshake import HandshakeServer
 from relayd.hub.links.heartbeat import Heartbeat
 from relayd.hub.links.identity import RelayIdentity, RelayProgram
+from relayd.hub.links.intake import Intake
 from relayd.hub.settings import HubSettings
 from relayd.language.texts import printable, span
 from relayd.wire.dialects import native
@@ -184,7 +186,11 @@ class RelayConnection(HandshakeServer):
         self._flush()
         self._end(code, reason)
 
-    # The beginning
+    # The beginning and the end
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.factory.intake.finish(self)
+        super().connectionLost(reason)
 
     def connectionMade(self) -> None:
         self.factory.connections.add(self)
@@ -213,6 +219,10 @@ class RelayConnection(HandshakeServer):
 
     def dataReceived(self, data: bytes) -> None:
         self._heartbeat.received(len(data))
+        self.factory.intake.take(self, data)
+
+    def look_at(self, data: bytes) -> None:
+        """See `relayd.hub.links.intake.Sender`."""
         super().dataReceived(data)
 
     def onFrameEnd(self) -> bool | None:
@@ -395,5 +405,6 @@ class RelayConnectionFactory(WebSocketServerFactory):
         self.protocol = lambda: RelayConnection(reactor, listener, settings)  # type: ignore[assignment]
         #: The connections that have not joined yet.
         self.doorway: Doorway[RelayConnection] = Doorway(settings.max_joining)
+        self.intake = Intake(reactor)
         #: Every connection that is not closed yet.
         self.connections: set[RelayConnection] = set()

@@ -1,5 +1,6 @@
 """
-One relay's connection at the main server: it joins, takes commands, and brings results, in either dialect.
+One relay's connection at the main server: it joins, takes commands, and brings results, in either dialect.  This module
+is long as each event of a connection has its method here.
 """
 
 from __future__ import annotations

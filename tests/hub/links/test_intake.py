@@ -53,7 +53,7 @@ class IntakeTests(SynchronousTestCase):
         self.now = 0.0
         self.clock: Any = Turns()
         self.intake = Intake(self.clock, lambda: self.now)
-        self.relays = [Relay(self, SHARE / 2) for _ in range(10)]
+        self.relays = [Relay(self, 0.6 * SHARE) for _ in range(10)]
 
     def test_what_is_quick_is_looked_at_at_once(self) -> None:
         for _ in range(3):

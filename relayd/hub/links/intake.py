@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IReactorTime
 
 #: Seconds of one turn of the event loop for what relays send.
-SHARE: Final = 0.005
+SHARE: Final = 0.002
 _WHY: Final = "others have their turn"
 
 

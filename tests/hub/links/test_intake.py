@@ -52,7 +52,7 @@ class IntakeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.now = 0.0
         self.clock: Any = Turns()
-        self.intake = Intake(self.clock, lambda: self.now)
+        self.intake = Intake(self.clock, lambda: self.now)  # type: ignore[arg-type]
         self.relays = [Relay(self, 0.6 * SHARE) for _ in range(10)]
 
     def test_what_is_quick_is_looked_at_at_once(self) -> None:

@@ -32,13 +32,12 @@ import sqlalchemy
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from relayd.hub.relays.secrets import digest_of_key, new_key
-from relayd.hub.store.ids import new_id
-
 from benchmarks.run import cpu_seconds
 from benchmarks.ssh import raise_limits
 from relayd.hub.decisions.states import InvocationState, RunState
+from relayd.hub.relays.secrets import digest_of_key, new_key
 from relayd.hub.store import tables
+from relayd.hub.store.ids import new_id
 
 HERE = Path(__file__).resolve().parent
 PASSWORD = "correct horse battery staple 26"

@@ -147,6 +147,14 @@ class RunnerTests(TestCase):
         self.assertEqual([b"router#", b"router>", b"router>"], [line.prompt for line in device.command_lines])
         self.assertEqual(1, device.lines.count(b"s3cret"))
 
+    async def test_commands_per_connection(self) -> None:
+        device = self.network.add(MemoryDevice())
+        for most, expected in ((None, 1), (1, 4)):
+            runner = self.make_runner(replace(CISCO, commands_per_connection=most))
+            for _ in range(3):
+                await self.run_command(runner, "show version")
+            self.assertEqual(expected, len(device.command_lines))
+
     async def test_refused_before_any_host_is_contacted(self) -> None:
         error = self.make_runner(CISCO).refuses(order("show version", cwd="/tmp"))
         self.assertEqual("field-unsupported", error and error.code)

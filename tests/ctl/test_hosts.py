@@ -135,7 +135,7 @@ working-directory = "/srv"
                 unused = (None, "shell", f"shell of [[hosts]] number 2 in {self.path}")
                 for name in ("max-sessions", "working-directory", "no-exit-status", "pty"):
                     self.assertEqual(self.where(name, found), unused, name)
-        code, output, _ = self.relayctl("x@sw-1", toml=toml)
+        _, output, _ = self.relayctl("x@sw-1", toml=toml)
         self.assertRegex(output, r"\npty +not used +shell of \[\[hosts\]\] number 2 in ")
 
     def test_another_user_port_and_host(self) -> None:

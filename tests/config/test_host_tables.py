@@ -210,6 +210,10 @@ class MistakeTests(HostsCase):
         self.assertIn("become of [[hosts]] number 2", message)
         self.assertIn('is "enable", which needs shell = "device", and no table says that', message)
         self.assertIn("has no user", self.mistake(f'{hosts}shell = "device"\nbecome-user = "x"\n{enable}'))
+        for family in ("juniper", "mikrotik", "generic"):
+            message = self.mistake(f'{hosts}shell = "device"\nfamily = "{family}"\n{enable}')
+            self.assertIn("become of [[hosts]] number 1", message)
+            self.assertIn(f'is "enable", which the family {family} has not; only cisco, huawei, h3c have it', message)
         device = 'hosts = ["sw-*"]\nshell = "device"'
         for tables in ((hosts + enable, device), (hosts + 'become = "su"', device), (f"{device}\n{enable}",)):
             self.load("\n".join(f"[[hosts]]\n{table}" for table in tables))

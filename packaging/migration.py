@@ -4,7 +4,8 @@ Writes the next version of the hub's tables: what has changed in relayd/hub/stor
     migration.py SENTENCE
 
 The first line of the file is SENTENCE. Read what was written: a renamed column, for example, looks like one that is
-gone and another that is new.
+gone and another that is new, and a changed default of the server is not seen. tests.hub.store.test_migrations tells
+whether something is missing.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class SSHCommandRunner:
             site = text.site
             check_become(command, site)
             if is_device(site):
-                lines_of(command, site, text.charset, exactly=self._settings.exact_text)
+                self._lines_of(command, text)
             elif text.charset != UTF8 or site.shell not in (None, "posix"):  # else all can be written
                 text.prepared(site.shell)
             text.files(check=True)
@@ -213,13 +213,16 @@ class SSHCommandRunner:
         """
         left = deadline - self._reactor.seconds()
         named = (round(left, 1) or left) if timeout is None else timeout
-        charset, site = text.charset, text.site
-        lines = lines_of(command, site, charset, exactly=self._settings.exact_text)
-        request = request_of(command, target, site, lines, deadline, named)
+        request = request_of(command, target, text.site, self._lines_of(command, text), deadline, named)
         reader = None if output is None else _Reader(output).read
+        ran = _Ran(text.charset, False, None)
         running: Deferred[Any] = self.client.run_on_device(replace(request, reader=reader, permission=starting))
-        running.addCallbacks(self._ended, _translate, callbackArgs=(command, _Ran(charset, False, None)))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, ran))
         return running
+
+    def _lines_of(self, command: ExecuteCommand, text: HostText) -> tuple[bytes, ...]:
+        """See `relayd.ssh_devices.lines_of`."""
+        return lines_of(command, text.site, text.charset, exactly=self._settings.exact_text)
 
     def _ended(self, completed: Completed, command: ExecuteCommand, ran: _Ran) -> Any:
         # A command that did not end when told to may still be writing.

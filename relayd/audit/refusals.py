@@ -1,6 +1,6 @@
 """
-Sums up refused commands that are alike, so that a main server cannot push its traces out of the audit log with orders
-that are refused.  No I/O and no clock.
+Sums up refusals that are alike, so that nobody can push their traces out of the audit log with orders that are refused.
+No I/O and no clock.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from relayd.audit.events import clip
-from relayd.wire.messages import ExecuteCommand
 
 #: Refusals for one reason that get a line each, at once; and how many more each second brings.
 BURST: Final = 100
@@ -35,16 +34,19 @@ class RefusalLimiter:
     """
     Decides which refusals get a line of their own, and counts the others.
 
-    Accepted commands do not come here: each of them has its lines.
+    What was accepted does not come here: it has its lines.
     """
 
     def __init__(self) -> None:
-        self._reasons: dict[str, _Reason] = {}  # by codes of errors, of which there are not many
+        self._reasons: dict[str, _Reason] = {}  # by codes, of which there are not many
 
-    def admits(self, command: ExecuteCommand, code: str, now: float) -> bool:
+    def admits(self, code: str, identity: str, target: str, now: float) -> bool:
         """
         Whether this refusal gets a line of its own; otherwise it is counted.
 
+        :param code: the reason.  There are few: none is chosen by others.
+        :param identity: what was refused; the first and the last are named in the sum.
+        :param target: for what it was; some are named in the sum.
         :param now: seconds of a clock that never goes backwards.
         """
         reason = self._reasons.get(code)
@@ -56,11 +58,11 @@ class RefusalLimiter:
             reason.tokens -= 1.0
             return True
         reason.count += 1
-        reason.last = command.command_id
+        reason.last = identity
         if reason.count == 1:
-            reason.first = command.command_id
+            reason.first = identity
         if len(reason.targets) < MAX_TARGETS:
-            reason.targets[clip(f"{command.username}@{command.host}:{command.port}", _TARGET_SIZE)] = None
+            reason.targets[clip(target, _TARGET_SIZE)] = None
         return False
 
     def take_sums(self) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from twisted.logger import formatEvent
 from zope.interface.verify import verifyObject
 
 from relayd.audit import log as audit_log
+from relayd.audit import writer
 from relayd.audit.chain import Chain
 from relayd.audit.events import LONGEST
 from relayd.audit.key import command_digest, read_key
@@ -255,7 +256,7 @@ class UnavailableTests(AuditCase):
         self.assertTrue([line for line in map(formatEvent, logged) if line and "is closed without its last" in line])
 
     async def test_what_is_too_much_to_keep_is_counted(self) -> None:
-        self.patch(audit_log, "MAX_PENDING", 20 * 1024)
+        self.patch(writer, "MAX_PENDING", 20 * 1024)
         self.patch(audit_log, "GATHER", 0.2)
         log = self.start()
         for number in range(15):
@@ -278,9 +279,9 @@ class UnavailableTests(AuditCase):
         log = AuditLog(reactor, settings(self.path))
         log.record_accepted(command(via=(HOP,), written="Web1"))
         log.record_ended(command(), "ok", result(stdout="canary-output"), 1.0)
-        self.assertNotIn("ExecuteCommand", repr(log._pending))
-        self.assertNotIn("CommandResult", repr(log._pending))
-        self.assertNotIn("canary", repr(log._pending))
+        self.assertNotIn("ExecuteCommand", repr(log._writer._pending))
+        self.assertNotIn("CommandResult", repr(log._writer._pending))
+        self.assertNotIn("canary", repr(log._writer._pending))
 
 
 class FindingTests(AuditCase):
@@ -379,7 +380,7 @@ class DocumentTests(AuditCase):
             done = result()
             done = replace(done, details=replace(done.details, ran_as="root"))
             log.record_ended(command(written="Web1"), "ok", done, 1.0)
-            log._lost = 1
+            log._writer._lost = 1
             await log.close()
         lines = [json.loads(line) for line in self.path.read_bytes().splitlines() if line != b"x"]
         other = self.path.parent / "other.log"

@@ -50,8 +50,8 @@ class RefusalTests(AuditCase):
 
     def test_lines_come_again_with_time(self) -> None:
         refusals = RefusalLimiter()
-        first = sum(refusals.admits(command(), "no-credential", 0.0) for _ in range(1000))
-        later = sum(refusals.admits(command(), "no-credential", 600.0) for _ in range(1000))
+        first = sum(refusals.admits("no-credential", "c1", "root@web1:22", 0.0) for _ in range(1000))
+        later = sum(refusals.admits("no-credential", "c1", "root@web1:22", 600.0) for _ in range(1000))
         self.assertEqual((first, later), (BURST, 600 * 3 // 60))
         self.assertEqual([each["count"] for each in refusals.take_sums()], [2000 - BURST - 30])
         self.assertEqual(refusals.take_sums(), [])

@@ -4,12 +4,15 @@ Tests that run on both databases of the hub: an SQLite file, and a real PostgreS
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection, event
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
@@ -75,6 +78,49 @@ class OnBothStores(TestCase):
         if not empty:
             shutil.copy(_sqlite_template(), f"{folder}/hub.sqlite3")
         return f"{folder}/hub.sqlite3"
+
+    async def assert_indexed(self, function: Callable[..., Any], *args: Any) -> None:
+        """
+        Fail when a statement of *function* reads whole tables or sorts: it would slow down as the tables grow.
+
+        :param function: as `Store.read` takes it; what it changes is taken back.
+        """
+        plans = await self.store.run(_plans, function, args)
+        wrong = [f"{statement}\n{plan}" for statement, plan in plans if _SLOW.search(plan)]
+        self.assertEqual(wrong, [])
+        self.assertNotEqual(plans, [])
+
+
+#: What both databases call it in their plans.
+_SLOW = re.compile(r"\bSCAN (?!.* USING )(?!CONSTANT)|TEMP B-TREE|Seq Scan|\bSort\b|Bitmap")
+
+
+def _plans(connection: Connection, function: Callable[..., Any], args: Any) -> list[tuple[str, str]]:
+    """Each statement of *function*, with the plan of the database for it."""
+    statements: list[tuple[str, Any]] = []
+
+    def executed(_: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool) -> None:
+        if statement.split(maxsplit=1)[0].upper() in ("SELECT", "WITH", "UPDATE", "DELETE"):
+            statements.append((statement, parameters[0] if many else parameters))
+
+    event.listen(connection, "before_cursor_execute", executed)
+    try:
+        with connection.begin_nested() as savepoint:
+            function(connection, *args)
+            savepoint.rollback()
+    finally:
+        event.remove(connection, "before_cursor_execute", executed)
+    if connection.dialect.name == "postgresql":
+        # Its tables are empty, which is quicker to read whole, or to sort.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        connection.exec_driver_sql("SET LOCAL enable_sort = off")
+        connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+    explain = "EXPLAIN" if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+    found = []
+    for statement, parameters in statements:
+        rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+        found.append((statement, "\n".join(str(row[-1]) for row in rows)))
+    return found
 
 
 def _named(test: Any, name: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from typing import Any, Final
 
 from msgspec import Struct
@@ -21,6 +22,11 @@ from relayd.language.texts import Text
 #: Seconds after which what waits for the same transaction is left to the next one: all of it is committed together.
 LONGEST: Final = 0.1
 
+#: What is wrong with the program that asked for it.
+CHANGED_BY_READ: Final = Text("an internal error: what only reads wanted to change something")
+
+_WENT_ON: Final = Text("an internal error: a function went on after a statement of its own had failed")
+
 #: Something to do with a connection.
 Call = Callable[[Connection], Any]
 
@@ -29,6 +35,23 @@ class Raised(Struct, frozen=True):
     """The outcome of a call that failed."""
 
     error: Exception
+
+
+class Stage(Enum):
+    """How far a transaction had come when it failed."""
+
+    BEGINNING = auto()
+    READING = auto()
+    CHANGING = auto()
+    COMMITTING = auto()
+
+
+class Health(Enum):
+    """How a transaction is: good, failed but for what a savepoint saves, or taken back by the database itself."""
+
+    GOOD = auto()
+    FAILED = auto()
+    GONE = auto()
 
 
 class _Spoiled(Exception):
@@ -67,7 +90,7 @@ class Database(ABC):
             with self._reader.connect() as connection, connection.begin():
                 return call(connection)
         except Exception as error:
-            return Raised(self._in_our_words(error))
+            return Raised(self._in_our_words(error, Stage.READING))
 
     def write(self, calls: Sequence[Call]) -> list[Any]:
         """
@@ -84,14 +107,16 @@ class Database(ABC):
             return list(map(self._write_alone, calls))
 
     def _write_alone(self, call: Call) -> Any:
-        committing = False
+        stage = Stage.CHANGING
         try:
             with self._writer.connect() as connection, connection.begin() as transaction:
                 outcome = call(connection)
-                committing = True
+                if self._health(connection) is not Health.GOOD:
+                    raise StoreError(reason=_WENT_ON)  # to commit would take all back, and say nothing
+                stage = Stage.COMMITTING
                 transaction.commit()
         except Exception as error:
-            return Raised(self._in_our_words(error, committing=committing))
+            return Raised(self._in_our_words(error, stage))
         return outcome
 
     def _write_together(self, calls: Sequence[Call]) -> list[Any]:
@@ -99,22 +124,25 @@ class Database(ABC):
         :raises _Spoiled: when nothing was changed, and each should be tried alone.
         """
         outcomes: list[Any] = []
-        committing = False
+        stage = Stage.BEGINNING
         try:
             with self._writer.connect() as connection, connection.begin() as transaction:
+                stage = Stage.CHANGING
                 until = time.monotonic() + LONGEST
                 for call in calls:
                     outcomes.append(self._within(connection, call))
                     if time.monotonic() >= until:
                         break
-                committing = True
+                stage = Stage.COMMITTING
                 transaction.commit()
         except _Spoiled:
             raise
         except Exception as error:
-            if outcomes and not self._is_lost(error):
+            # Where it could not begin, or the connection is lost, each alone would only wait for the same.
+            if stage is not Stage.BEGINNING and not self._is_lost(error):
                 raise _Spoiled from None
-            return [Raised(self._in_our_words(error, committing=committing))] * len(calls)
+            told = Raised(self._in_our_words(error, stage))
+            return [told] * len(outcomes if stage is Stage.COMMITTING else calls)
         return outcomes
 
     def _within(self, connection: Connection, call: Call) -> Any:
@@ -122,13 +150,15 @@ class Database(ABC):
         self._execute(connection, "SAVEPOINT one")
         try:
             outcome = call(connection)
+            if self._health(connection) is not Health.GOOD:
+                raise StoreError(reason=_WENT_ON)
         except Exception as error:
             if self._is_lost(error):
                 raise
-            if self._is_over(connection):
+            if self._health(connection) is Health.GONE:
                 raise _Spoiled from None
             self._execute(connection, "ROLLBACK TO SAVEPOINT one")
-            outcome = Raised(self._in_our_words(error))
+            outcome = Raised(self._in_our_words(error, Stage.CHANGING))
         self._execute(connection, "RELEASE SAVEPOINT one")
         return outcome
 
@@ -137,15 +167,15 @@ class Database(ABC):
         """Execute a statement that gives nothing, with no more work than it needs."""
 
     @abstractmethod
-    def _is_over(self, connection: Connection) -> bool:
-        """Whether the database itself has ended the transaction."""
+    def _health(self, connection: Connection) -> Health:
+        """How the transaction of *connection* is."""
 
     @staticmethod
     def _is_lost(error: BaseException) -> bool:
         """Whether the connection is lost, and with it whatever was not committed."""
         return isinstance(error, DBAPIError) and error.connection_invalidated
 
-    def _in_our_words(self, error: Exception, *, committing: bool = False) -> Exception:
+    def _in_our_words(self, error: Exception, stage: Stage) -> Exception:
         """
         An error of the database as one of ours; one that a call raised itself stays as it is.
 
@@ -155,15 +185,15 @@ class Database(ABC):
         if isinstance(error, DBAPIError) or (
             isinstance(error, SQLAlchemyError) and not isinstance(error, StatementError)
         ):
-            told = self._translate(error, committing=committing)
+            told = self._translate(error, stage)
         elif isinstance(error, UnicodeEncodeError):
-            told = Unstorable(reason=Text("a text has characters that UTF-8 cannot hold"))
+            told = Unstorable(reason=Text("a text has half of a surrogate pair, which UTF-8 cannot hold"))
         elif isinstance(error, OverflowError):
-            told = Unstorable(reason=Text("a number is too large"))
+            told = Unstorable(reason=Text("a number has more than 64 bits"))
         else:
             return error
         return told.with_traceback(error.__traceback__)
 
     @abstractmethod
-    def _translate(self, error: SQLAlchemyError, *, committing: bool) -> StoreError:
+    def _translate(self, error: SQLAlchemyError, stage: Stage) -> StoreError:
         """An error of the database in our words."""

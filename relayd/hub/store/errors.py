@@ -58,6 +58,18 @@ class StoreInUse(StoreUnusable):
     code = "store-in-use"
 
 
+class BackupFailed(StoreError):
+    """The backup {path} was not made: {reason}. The hub's database is as it was."""
+
+    code = "backup-failed"
+
+
+class RestoreFailed(StoreError):
+    """{path} was not restored: {reason}. The hub's database is as it was."""
+
+    code = "restore-failed"
+
+
 class StoreClosed(StoreUnavailable):
     """The hub stops, and changes nothing more in its database."""
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from errno import EDQUOT, ENOSPC
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from relayd.hub.store.database import Database
+from relayd.hub.store.database import CHANGED_BY_READ, Database, Health, Stage
 from relayd.hub.store.errors import (
     CommitUnknown,
     Conflict,
@@ -79,6 +80,8 @@ class SQLiteDatabase(Database):
             status = os.stat(self._path)
         except OSError as error:
             self._release()
+            if error.errno in (ENOSPC, EDQUOT):
+                raise StoreUnavailable(reason=_UNAVAILABLE["SQLITE_FULL"]) from None
             raise StoreUnusable(reason=Text("{path}: {error}", path=self._path, error=words_of(error))) from None
         self._file = status.st_dev, status.st_ino
         self._writer = self._engine("BEGIN IMMEDIATE", 1, _prepare)
@@ -89,7 +92,7 @@ class SQLiteDatabase(Database):
         except BaseException as error:
             self.close()
             if isinstance(error, Exception):
-                raise self._in_our_words(error) from None
+                raise self._in_our_words(error, Stage.BEGINNING) from None
             raise
 
     def close(self) -> None:
@@ -144,13 +147,14 @@ class SQLiteDatabase(Database):
     def _execute(self, connection: Connection, statement: str) -> None:
         connection.connection.driver_connection.execute(statement)  # type: ignore[union-attr]
 
-    def _is_over(self, connection: Connection) -> bool:
-        return not connection.connection.driver_connection.in_transaction  # type: ignore[union-attr]
+    def _health(self, connection: Connection) -> Health:
+        is_there = connection.connection.driver_connection.in_transaction  # type: ignore[union-attr]
+        return Health.GOOD if is_there else Health.GONE
 
-    def _translate(self, error: SQLAlchemyError, *, committing: bool) -> StoreError:
+    def _translate(self, error: SQLAlchemyError, stage: Stage) -> StoreError:
         cause = error.orig if isinstance(error, DBAPIError) else None
         if isinstance(cause, sqlite3.Error):
-            return in_words(cause, committing=committing)
+            return in_words(cause, stage)
         return StoreError(reason=Text("an internal error, {error}", error=type(error).__name__))
 
 
@@ -176,15 +180,17 @@ def claim(path: str) -> int:
     return lock
 
 
-def in_words(error: sqlite3.Error, *, committing: bool = False) -> StoreError:
+def in_words(error: sqlite3.Error, stage: Stage = Stage.BEGINNING) -> StoreError:
     """An error of SQLite as one of ours."""
     name = getattr(error, "sqlite_errorname", "")
     kind = "_".join(name.split("_")[:2])
     if kind == "SQLITE_CONSTRAINT":
         return _broken_constraint(name, str(error))
+    if kind == "SQLITE_READONLY" and stage is Stage.READING:
+        return StoreError(reason=CHANGED_BY_READ)
     if kind == "SQLITE_CANTOPEN" and (words := shortage()) is not None:
         return StoreUnavailable(reason=words)
-    if kind == "SQLITE_IOERR" and committing:
+    if kind == "SQLITE_IOERR" and stage is Stage.COMMITTING:
         # What could not be synced may be on the disk nevertheless, and be found there after a crash.
         return CommitUnknown(reason=_UNAVAILABLE[kind])
     if kind in _UNUSABLE:

@@ -81,8 +81,8 @@ class Store:
         return waiting
 
     async def _close(self) -> None:
-        await self._writer.close()
-        await self._readers.close()
+        for closed in (self._writer.close(), self._readers.close()):  # both take nothing more from now on
+            await closed
         await in_pool(self._reactor, self._database.close)
 
 

@@ -169,7 +169,7 @@ runs: Final = Table(
     "runs",
     metadata,
     _id(),
-    #: Who ordered it: ``user:NAME`` or ``token:NAME``.
+    #: Who ordered it: ``user:NAME`` or ``token:USER/NAME``.
     Column("created_by", _Text, nullable=False),
     _time("created_at"),
     Column("idempotency_key", _Text),
@@ -217,6 +217,12 @@ Index(
     sqlite_where=text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
     postgresql_where=text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
 )
+Index(
+    "ix_runs_uncounted",
+    runs.c.id,
+    sqlite_where=text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+    postgresql_where=text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+)
 
 invocations: Final = Table(
     "invocations",
@@ -232,10 +238,10 @@ invocations: Final = Table(
     Column("host", _Text, nullable=False),
     #: The relay that it was sent to, by name; null: to none yet.
     Column("relay", _Text),
-    #: The journal of that relay (``RelayConnection.journal_id``). It is sent again only to the same journal, which
-    #: joins it with what it has: a new machine of that name, or a second one, would run it once more. Null: none is
-    #: known, and nothing is sent twice.
-    Column("journal_id", _Text),
+    #: The name of that relay's journal then: a command is sent again only to the same one, which joins duplicates.
+    Column("relay_journal", _Text),
+    #: Whether a result has said how it ended, which is final; else the hub has said so.
+    Column("with_result", Boolean, nullable=False, server_default=text("false")),
     Column("state", _Text, nullable=False),
     #: When the state that it is in is over; null: when the run says.
     _time("deadline", null=True),
@@ -309,6 +315,9 @@ users: Final = Table(
     Column("name", _Text, nullable=False, unique=True),
     #: argon2id, in the PHC format.
     Column("password_hash", _Text, nullable=False),
+    #: When the password, which somebody else chose, can no longer be used, and until then only to choose another one;
+    #: null: the user chose it.
+    _time("password_expires_at", null=True),
     #: ``viewer``, ``operator`` or ``admin``.
     Column("role", _Text, nullable=False),
     #: JSON: the selectors that an operator is limited to; null: all hosts.

@@ -7,17 +7,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, select
+from sqlalchemy import Column, Connection, MetaData, Table, inspect, select, types
 
 from relayd.hub.store.errors import StoreTooNew, StoreUnusable
-from relayd.language.texts import Text as Words
+from relayd.language.texts import Text
 
 #: The version that this relayd works with: the last in ``versions``.
 KNOWN: Final = "0001"
 FOLDER: Final = Path(__file__).parent
 #: Where Alembic keeps the version of the tables; another program in the same database may have one by the usual name.
-_VERSION_TABLE: Final = "relayd_hub_version"
-_version: Final = Table(_VERSION_TABLE, MetaData(), Column("version_num", Text))
+VERSION_TABLE: Final = "relayd_hub_version"
+_version: Final = Table(VERSION_TABLE, MetaData(), Column("version_num", types.Text))
 
 
 def migrate(connection: Connection) -> None:
@@ -28,10 +28,20 @@ def migrate(connection: Connection) -> None:
     :raises StoreUnusable: when there are tables of another program.
     """
     there = set(inspect(connection).get_table_names())
-    found = connection.execute(select(_version.c.version_num)).scalar() if _VERSION_TABLE in there else None
+    found = connection.execute(select(_version.c.version_num)).scalar() if VERSION_TABLE in there else None
     if found == KNOWN:
         return
+    if found is not None and found > KNOWN:
+        raise StoreTooNew(found=found, known=KNOWN)
+    if found is None:
+        _check_empty(there)
+    _apply(connection)
+
+
+def _apply(connection: Connection) -> None:
+    # Alembic takes a quarter of a second to import, and is of no use to a hub whose tables are what they should be.
     from alembic.config import Config
+    from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
@@ -39,19 +49,12 @@ def migrate(connection: Connection) -> None:
     config.set_main_option("path_separator", "newline")
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)
-    versions = {script.revision for script in scripts.walk_revisions()}
-    if found is not None and found not in versions:
-        raise StoreTooNew(found=found, known=KNOWN)
-    if found is None:
-        _check_empty(there)
     options = {
-        "version_table": _VERSION_TABLE,
+        "version_table": VERSION_TABLE,
         "transactional_ddl": True,
         "fn": lambda revision, _: scripts._upgrade_revs("head", revision),
     }
     context = MigrationContext.configure(connection, opts=options)
-    from alembic.operations import Operations
-
     with Operations.context(context):
         context.run_migrations()
 
@@ -61,7 +64,7 @@ def _check_empty(there: set[str]) -> None:
 
     if ours := sorted(there & set(metadata.tables)):
         raise StoreUnusable(
-            reason=Words(
+            reason=Text(
                 "it has tables of another program ({tables}); give the hub a database of its own",
                 tables=", ".join(ours[:5]),
             )

@@ -86,11 +86,20 @@ def upgrade() -> None:
         sqlite_where=sa.text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
         postgresql_where=sa.text("output_deleted_at IS NULL AND ended_at IS NOT NULL"),
     )
+    op.create_index(
+        "ix_runs_uncounted",
+        "runs",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+        postgresql_where=sa.text("output_bytes IS NULL AND ended_at IS NOT NULL"),
+    )
     op.create_table(
         "users",
         sa.Column("id", _Text, nullable=False),
         sa.Column("name", _Text, nullable=False),
         sa.Column("password_hash", _Text, nullable=False),
+        sa.Column("password_expires_at", sa.BigInteger(), nullable=True),
         sa.Column("role", _Text, nullable=False),
         sa.Column("selectors", _Text, nullable=True),
         sa.Column("enabled", sa.Boolean(), server_default=sa.text("(true)"), nullable=False),
@@ -160,7 +169,8 @@ def upgrade() -> None:
         sa.Column("host_name", _Text, nullable=False),
         sa.Column("host", _Text, nullable=False),
         sa.Column("relay", _Text, nullable=True),
-        sa.Column("journal_id", _Text, nullable=True),
+        sa.Column("relay_journal", _Text, nullable=True),
+        sa.Column("with_result", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("state", _Text, nullable=False),
         sa.Column("deadline", sa.BigInteger(), nullable=True),
         sa.Column("sent_at", sa.BigInteger(), nullable=True),

@@ -1,0 +1,60 @@
+"""
+All of access, put together for the hub's service and API.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from relayd.hub.access.accounts import Accounts
+from relayd.hub.access.audit import HubAudit
+from relayd.hub.access.logins import Logins
+from relayd.hub.access.password_hashes import HashingCost, PasswordHashes
+from relayd.hub.access.sessions import Doorkeeper, Now
+from relayd.hub.access.throttle import LoginThrottle
+from relayd.hub.access.tokens import Tokens
+from relayd.hub.store.store import Store
+
+
+def time_of_day() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+class Access:
+    """
+    Who may do what.
+
+    :param audit: one that is started, and closed, by the caller.
+    :param read_selector: reads a selector, and raises `relayd.language.texts.Fault` when it cannot.
+    :param now: the time of day.
+    :param cost: what a password costs; ``None``: `HashingCost`.
+    :ivar doorkeeper: who asks, for each request.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        store: Store,
+        audit: HubAudit,
+        read_selector: Callable[[str], object],
+        *,
+        now: Now = time_of_day,
+        cost: HashingCost | None = None,
+    ) -> None:
+        self.audit = audit
+        self.hashes = PasswordHashes(reactor, cost)
+        self.doorkeeper = Doorkeeper(store, now)
+        self.logins = Logins(reactor, store, self.hashes, LoginThrottle(), audit, now)
+        self.accounts = Accounts(store, self.hashes, self.logins, audit, read_selector, now)
+        self.tokens = Tokens(store, audit, now)
+
+    def start(self) -> None:
+        """Take passwords from now on."""
+        self.hashes.start()
+
+    def stop(self) -> None:
+        """Take no more."""
+        self.hashes.stop()

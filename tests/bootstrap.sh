@@ -94,6 +94,7 @@ bring_ssh_servers() {
     bring_server tinysshd "command -v tinysshd && command -v socat" tinysshd socat || :
     bring_server lsh "command -v lshd && command -v lsh-keygen" lsh-server || :
     bring_fakenos || :
+    bring_ansible || :
     bring_server erlang "command -v escript && ls -d /usr/lib/erlang/lib/ssh-*" erlang-ssh || :
     { bring_server go "command -v go && ls -d $GO/golang.org/x/crypto/ssh" golang-go golang-golang-x-crypto-dev &&
         build_go crypto; } || :
@@ -125,6 +126,18 @@ bring_fakenos() {
     [ -e "$place/brought" ] && return
     python3 -m venv --clear "$place" >&2 && "$place/bin/python" -m pip install --quiet 'fakenos>=1.2,<2' >&2 &&
         touch "$place/brought" || { rm -rf "$place" && left_out fakenos "pip could not install it"; }
+}
+
+# For the same reason; it reads inventories, with which what the hub reads is compared.
+bring_ansible() {
+    place=$(dirname "$work")/ansible
+    [ -e "$place/brought" ] && return
+    python3 -m venv --clear "$place" >&2 && "$place/bin/python" -m pip install --quiet 'ansible-core>=2.16,<3' >&2 &&
+        touch "$place/brought" || {
+        rm -rf "$place"
+        echo "relayd: the tests leave the comparison with Ansible out: pip could not install ansible-core." >&2
+        return 1
+    }
 }
 
 left_out() {

@@ -59,14 +59,23 @@ def read_line(path: str) -> Secret:
     return Secret(line)
 
 
+def is_credential(path: str, environ: Mapping[str, str]) -> bool:
+    """
+    Whether a file is one of systemd's credentials, which are for this unit alone whatever their mode looks like.
+
+    :param environ: the environment, in which systemd names the folder of its credentials.
+    """
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and os.path.dirname(path) == os.path.normpath(str(folder))
+
+
 def open_to_others(path: str, environ: Mapping[str, str]) -> bool:
     """
     Whether other users may read a file. systemd's credentials only look that way, and a missing file cannot be read.
 
     :param environ: the environment, in which systemd names the folder of its credentials.
     """
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    if folder and os.path.dirname(path) == os.path.normpath(folder):
+    if is_credential(path, environ):
         return False
     try:
         return bool(stat.S_IMODE(os.stat(path).st_mode) & 0o077)

@@ -9,10 +9,11 @@ import tempfile
 from contextlib import suppress
 
 
-def write_whole(path: str, content: bytes) -> None:
+def write_whole(path: str, content: bytes, *, replace: bool = True) -> None:
     """
     Write a file that only this user can read, replacing one that exists.
 
+    :param replace: ``False``: one that exists is an error.
     :raises OSError: when that fails; the old file is untouched then.
     """
     descriptor, new = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=os.path.dirname(path) or ".")
@@ -21,7 +22,11 @@ def write_whole(path: str, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(new, path)
+        if replace:
+            os.replace(new, path)
+        else:
+            os.link(new, path)
+            os.unlink(new)
     except BaseException:
         with suppress(OSError):
             os.unlink(new)

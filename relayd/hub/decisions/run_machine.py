@@ -9,6 +9,7 @@ This module is long as all that may happen to a run is in one machine.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct
 
@@ -37,6 +38,9 @@ from relayd.hub.decisions.states import ENDS, InvocationState, RunState
 from relayd.hub.decisions.under_way import Patience, Trip, UnderWay
 from relayd.language.texts import Text
 from relayd.wire.messages import CommandState
+
+#: Nothing is sent any more, and what was sent is still to end.
+_STOPS: Final = (RunState.CANCELLING, RunState.STOPPING)
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -149,6 +153,9 @@ class RunMachine:
             self._unhurried.add(slot)
             self._await_relay(slot, now)
             self._queues.park(slot)
+        if self.state in _STOPS:
+            for slot in list(self.slots.of(TO_SEND)):
+                self._cancel(slot)
         self._all_back(now)
         return self._done(now)
 
@@ -200,6 +207,13 @@ class RunMachine:
                 self._under_way.remove(slot)
                 self._queue_again(slot, trip.relay, now, cancelled=trip.cancelled)
         return self._done(now)
+
+    def wants(self, slot: int) -> bool:
+        """Whether `Write` is still to be done, where that took a while."""
+        if self.slots[slot] is not InvocationState.SENT or self.state is not RunState.RUNNING:
+            return False
+        trip = self._under_way[slot]
+        return not trip.cancelled and self._joins(trip)
 
     def accepted(self, slot: int, now: int) -> Effects:
         """The relay has it."""
@@ -429,7 +443,7 @@ class RunMachine:
         if trip.cancelled:
             why = Text("It was cancelled; its relay does not have the order.")
             self._end(slot, InvocationState.CANCELLED, "cancelled", why)
-        elif now >= trip.resend_until or self.state in (RunState.CANCELLING, RunState.STOPPING):
+        elif now >= trip.resend_until or self.state in _STOPS:
             why = Text(
                 "It was sent, and its relay does not have the order. It is too late to send it again, and not certain "
                 "that it did not run."
@@ -455,7 +469,7 @@ class RunMachine:
             if trip.cancelled and joins:
                 self._effects.append(AskCancel(slot, relay))
             elif joins and trip.in_doubt and trip.refusal is None and self.slots[slot] is InvocationState.SENT:
-                if now >= trip.resend_until or self.state in (RunState.CANCELLING, RunState.STOPPING):
+                if now >= trip.resend_until or self.state in _STOPS:
                     self._effects.append(Ask(slot, relay))
                 elif self.state is RunState.RUNNING:
                     self._write_again(slot, trip, now)

@@ -8,6 +8,7 @@ columns are written.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -32,6 +33,8 @@ RETRY: Final = 1.0
 #: Bytes of outputs that wait to be stored, beyond which live output is left to the results, and then results to relays.
 MOST_LIVE: Final = 16 * 1024 * 1024
 MOST_RESULTS: Final = 128 * 1024 * 1024
+#: Commands that are written in one turn of the loop.
+_IN_A_TURN: Final = 100
 #: Bytes, in round numbers, that a change takes beside its output.
 _EACH: Final = 500
 
@@ -88,6 +91,7 @@ class Changes:
 
     :param progress: gives how far a run is; it is asked when a transaction is made, and gives it the numbers of its
         changes.
+    :param tell: is told of each run of which something has been stored.
     """
 
     def __init__(
@@ -96,11 +100,13 @@ class Changes:
         store: Store,
         inventory: Inventory,
         progress: Callable[[str, int], Progress],
+        tell: Callable[[str], None],
     ) -> None:
         self._reactor = reactor
         self._store = store
         self._inventory = inventory
         self._progress = progress
+        self._tell = tell
         self._busy = False
         self._stopped = False
         self._idle: list[Deferred[None]] = []
@@ -163,6 +169,10 @@ class Changes:
         self.run(run_id)
         return stored
 
+    def is_waiting(self, run_id: str) -> bool:
+        """Whether something of a run waits to be stored."""
+        return run_id in self._runs
+
     def after(self, function: Done) -> None:
         """Call a function once all that has changed until now is stored."""
         self._after.append((None, function, None))
@@ -204,6 +214,7 @@ class Changes:
             snapshots=[snapshot for snapshot, _ in self._logins],
         )
         logins, after = self._logins, self._after
+        after += [(None, partial(self._tell, run_id), None) for run_id in progress]
         self._begin()
         self._try(work, logins, after)
 
@@ -216,11 +227,17 @@ class Changes:
         stored.addErrback(lambda failure: _log.failure("What was stored could not be followed up", failure=failure))
 
     def _stored(self, found: Logins, logins: Any, after: Any) -> None:
-        for (_, use), login in zip(logins, found, strict=True):
-            _shield(use, login)
         for _, function, _failed in after:
             _shield(function)
         self._next()
+        self._use([(use, login) for (_, use), login in zip(logins, found, strict=True)])
+
+    def _use(self, logins: list[tuple[Callable[[Login | Text], None], Login | Text]]) -> None:
+        """Hand out logins, some in each turn of the loop: others are not to wait until a large run is sent."""
+        for use, login in logins[:_IN_A_TURN]:
+            _shield(use, login)
+        if logins[_IN_A_TURN:]:
+            self._reactor.callLater(0, self._use, logins[_IN_A_TURN:])
 
     def _next(self) -> None:
         if self._runs or self._after:

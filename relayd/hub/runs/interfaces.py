@@ -58,6 +58,9 @@ class Inventory(Protocol):
         :return: for each of them its login, or why there is none.
         """
 
+    def relays_of(self, snapshot: str) -> tuple[str, ...]:
+        """The relays in a snapshot."""
+
 
 class SecretContent(Protocol):
     """What was sealed."""

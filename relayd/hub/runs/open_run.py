@@ -45,7 +45,7 @@ class OpenRun:
     """
     One run that has not ended.
 
-    :param template: its command without id and host.
+    :param template: its command without id and host; ``None``: what is secret of it cannot be opened.
     :param ids: of its invocations, by position.
     :param snapshots: of their hosts.
     :param relays: to which each was sent.
@@ -54,7 +54,7 @@ class OpenRun:
     def __init__(
         self,
         run: Run,
-        template: ExecuteCommand,
+        template: ExecuteCommand | None,
         ids: Sequence[str],
         snapshots: Sequence[str],
         relays: list[str | None],
@@ -74,7 +74,9 @@ class OpenRun:
         self._change = run.change
         self._ended_at: int | None = None
         self._outputs: dict[int, Outputs] = {}
-        #: The results that are being taken in.
+        #: Whether it is to be forgotten once all of it is stored.
+        self.leaving = False
+        #: The result that is being taken in.
         self.result: CommandResult | None = None
         #: What the engine does: the only effects that are not changes.
         self.to_send: list[Store] = []
@@ -97,6 +99,10 @@ class OpenRun:
         for effect in effects:
             _DO[type(effect)](self, effect)
 
+    def resumed(self, slot: int) -> None:
+        """Another process may have stored some of its outputs."""
+        self._outputs[slot] = Outputs(self._limit, AFTER_END, resumed=True)
+
     def outputs_of(self, slot: int) -> Outputs:
         """What comes of its outputs."""
         outputs = self._outputs.get(slot)
@@ -115,7 +121,7 @@ class OpenRun:
             effect.slot,
             state=InvocationState.SENT,
             relay=effect.relay,
-            relay_journal=effect.journal,
+            journal_id=effect.journal,
             sent_at=self._now(),
             deadline=effect.deadline,
         )
@@ -133,7 +139,7 @@ class OpenRun:
             effect.slot,
             state=InvocationState.QUEUED,
             relay=None,
-            relay_journal=None,
+            journal_id=None,
             sent_at=None,
             deadline=effect.deadline,
         )
@@ -160,7 +166,7 @@ class OpenRun:
             values |= {f"{stream}_kept": kept for stream, kept in outputs.kept_so_far().items()}
         if not effect.sent:
             self.relays[effect.slot] = None
-            values |= {"relay": None, "relay_journal": None, "sent_at": None}
+            values |= {"relay": None, "journal_id": None, "sent_at": None}
         self._row(effect.slot, **values)
 
     def _end_by_result(self, effect: EndByResult) -> None:

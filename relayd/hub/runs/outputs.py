@@ -17,7 +17,7 @@ from msgspec import Struct
 from relayd.hub.store.output import MAX_CHUNK, STREAMS, Stream
 from relayd.wire.messages import CommandOutput, CommandResult
 
-#: Bytes of both outputs of which the first pieces are looked at to see whether a result has the same.
+#: The largest number of bytes that the database can hold.
 _MOST_NUMBER: Final = 2**62
 
 
@@ -53,11 +53,12 @@ class Outputs:
     The outputs of one invocation.
 
     :param limit: bytes of each stream that are kept.
+    :param resumed: whether another process may have stored some: the result brings all of it anew.
     """
 
     __slots__ = ("_broken", "_kept", "_limit", "_next", "_reached")
 
-    def __init__(self, limit: int, next_sequence: int = 0) -> None:
+    def __init__(self, limit: int, next_sequence: int = 0, *, resumed: bool = False) -> None:
         self._limit = limit
         self._next = next_sequence
         #: Bytes of each stream that have come.
@@ -65,7 +66,7 @@ class Outputs:
         #: Bytes of them that are stored.
         self._kept: dict[Stream, int] = {}
         #: Streams of which a part did not come, or was not stored.
-        self._broken: set[Stream] = set()
+        self._broken: set[Stream] = set(STREAMS) if resumed else set()
 
     def came(self, output: CommandOutput) -> Piece | None:
         """A piece has come; ``None``: it is not kept."""

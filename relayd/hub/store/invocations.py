@@ -30,7 +30,7 @@ class Invocation(Struct, frozen=True, kw_only=True):
     host_id: str
     host_name: str
     relay: str | None
-    relay_journal: str | None
+    journal_id: str | None
     state: InvocationState
     deadline: int | None
     sent_at: int | None
@@ -46,6 +46,7 @@ class Invocation(Struct, frozen=True, kw_only=True):
     stdout_size: int | None
     stderr_size: int | None
     former_end: str | None
+    with_result: bool
     rerun_of: str | None
     change: int
 
@@ -140,7 +141,7 @@ class Member(Struct, frozen=True, gc=False):
     host_name: str
     host: str
     relay: str | None
-    relay_journal: str | None
+    journal_id: str | None
     state: InvocationState
     sent_at: int | None
     accepted_at: int | None
@@ -152,7 +153,7 @@ def members_of(connection: Connection, run_id: str) -> list[Member]:
     """All invocations of a run by position."""
     query = select(*(invocations.c[name] for name in Member.__struct_fields__)).where(invocations.c.run_id == run_id)
     rows = connection.execute(query.order_by(invocations.c.position))
-    return [Member(**row._mapping | {"state": InvocationState(row.state)}) for row in rows]
+    return [Member(**{**row._mapping, "state": InvocationState(row.state)}) for row in rows]
 
 
 def due(connection: Connection, now: int, limit: int) -> list[Due]:
@@ -185,18 +186,10 @@ _updates: dict[tuple[str, ...], Update] = {}
 def _update_of(names: tuple[str, ...]) -> Update:
     statement = _updates.get(names)
     if statement is None:
-        values = {name: bindparam(name) for name in names}
+        values: dict[str, Any] = {name: bindparam(name) for name in names}
         statement = update(invocations).where(invocations.c.id == bindparam("id_")).values(values)
         _updates[names] = statement
     return statement
-
-
-def count_states(connection: Connection, run_id: str) -> dict[str, int]:
-    """How many invocations of a run are in each state."""
-    query = (
-        select(invocations.c.state, func.count()).where(invocations.c.run_id == run_id).group_by(invocations.c.state)
-    )
-    return {state: count for state, count in connection.execute(query)}
 
 
 def groups_of(connection: Connection, run_id: str, limit: int = USUAL) -> list[Group]:
@@ -217,8 +210,8 @@ def groups_of(connection: Connection, run_id: str, limit: int = USUAL) -> list[G
     return [_group(connection, run_id, row) for row in connection.execute(query).all()]
 
 
-def _group(connection: Connection, run_id: str, row: Row[Any]) -> Group:
-    state, exit_code, digest, count, _ = row
+def _group(connection: Connection, run_id: str, row: Any) -> Group:
+    state, exit_code, digest, count, _ = tuple(row)
     query = (
         select(invocations.c.id, invocations.c.host_name)
         .where(

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
+from relayd.hub.decisions.run_machine import end_of_run
 from relayd.hub.decisions.states import RUN_ENDS, InvocationState, RunState
 from relayd.hub.store.errors import Conflict, NotFound
 from relayd.hub.store.keyset import fetch_page
@@ -217,6 +218,23 @@ def next_change(connection: Connection, run_id: str) -> int:
     connection.execute(update(runs).where(runs.c.id == run_id).values(change=runs.c.change + 1))
     number: int = connection.execute(select(runs.c.change).where(runs.c.id == run_id)).scalar_one()
     return number
+
+
+def recount(connection: Connection, run_id: str) -> None:
+    """
+    Count the invocations of a run that has ended, after one of them has got another end; its own end follows, where it
+    was ``failed`` or ``succeeded``.
+    """
+    run = get_run(connection, run_id)
+    query = select(invocations.c.state, func.count()).where(invocations.c.run_id == run_id)
+    counts = {InvocationState(state): count for state, count in connection.execute(query.group_by(invocations.c.state))}
+    values = {
+        "counts": _json(counts),
+        "state": end_of_run(run.state, counts),
+        "change": runs.c.change + 1,
+        "version": runs.c.version + 1,
+    }
+    connection.execute(update(runs).where(runs.c.id == run_id).values(values))
 
 
 def _json(value: object) -> str:

@@ -7,7 +7,6 @@ With them, a command needs to bring no secret.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable
 from weakref import ref
 
@@ -15,7 +14,7 @@ from relayd.language.texts import Text
 from relayd.network.credential_rules import CredentialRule, Hop, parse_via
 from relayd.network.descriptors import words_of
 from relayd.network.patterns import check_host_pattern, check_user_pattern, covers_host
-from relayd.network.private_files import is_open_to_others
+from relayd.network.private_files import UnusableFile, fault_of_mode, read_file
 from relayd.network.spelling import canonical_host, dialled_host
 from relayd.ssh.errors import CredentialUnusable, NoCredential
 from relayd.ssh.keys.mistaken import not_a_text
@@ -197,34 +196,13 @@ def _stamp(path: str) -> tuple[int, ...]:
 
 def _read(path: str, *, secret: bool) -> str:
     try:
-        # Without waiting: the path may be that of a pipe that nobody writes to.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            _check_file(path, os.fstat(descriptor), secret=secret)
-            with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(MAX_FILE + 1)
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:
-        raise CredentialUnusable(file=path, reason=_reason(error)) from None
-    if len(content) > MAX_FILE:
-        raise CredentialUnusable(file=path, reason=Text("it is too large"))
-    if not content.strip():
-        raise CredentialUnusable(file=path, reason=Text("it is empty"))
+        content = read_file(path, MAX_FILE, fault_of_mode if secret else None)
+    except UnusableFile as fault:
+        raise CredentialUnusable(file=path, reason=fault.text) from None
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
         raise CredentialUnusable(file=path, reason=not_a_text(content)) from None
-
-
-def _check_file(path: str, status: os.stat_result, *, secret: bool) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise CredentialUnusable(file=path, reason=Text("it is not a file"))
-    if secret and is_open_to_others(status):
-        mode = stat.S_IMODE(status.st_mode)
-        raise CredentialUnusable(
-            file=path, reason=Text("other users may access it (mode {mode}); chmod it to 0600", mode=f"{mode:04o}")
-        )
 
 
 def first_line(path: str) -> str:

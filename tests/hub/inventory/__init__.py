@@ -1,0 +1,1 @@
+"""Hosts and credentials of the hub."""

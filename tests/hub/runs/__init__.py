@@ -1,0 +1,3 @@
+"""
+Tests of `relayd.hub.runs`.
+"""

@@ -32,6 +32,7 @@ OPERATORS_ONLY: tuple[type[errors.RelayError], ...] = (
     hub_errors.CommandRefused,
     hub_errors.NoResult,
     hub_errors.NoAnswer,
+    hub_errors.NoPolicyCheck,
     hub_errors.HubClosed,
     errors.HostFailure,  # says what the error says that it stands for
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from relayd.wire import messages, parsing, relay_info, shapes
+from relayd.wire import messages, parsing, policy_answer, relay_info, shapes
 from relayd.wire.dialects.codec import PROXY_PATH
 
 Schema = dict[str, Any]
@@ -189,6 +189,8 @@ def to_relay() -> dict[str, Schema]:
         messages.COMMAND_RESULT_RECEIVED: _receipt(),
         messages.CANCEL_COMMAND: question | {"description": "End this command."},
         messages.COMMAND_STATUS: question | {"description": "How far has this command come?"},
+        messages.CHECK_COMMAND: _of_type(parsing.WireCommand)
+        | {"description": "Do the rules of your site allow this command? It is not run, and needs no secret."},
         messages.RELAY_INFO: {"description": "What are you? The data means nothing, and may be missing."},
         messages.PROXY_STATUS_UPDATE: _PROXY_STATUS,
     }
@@ -200,18 +202,21 @@ def to_main_server() -> dict[str, Schema]:
         messages.COMMAND_RESULT: _result(),
         messages.COMMAND_OUTPUT: _sent(_of_type(messages.CommandOutput)),
         messages.COMMAND_STATUS: _status(),
+        messages.CHECK_COMMAND: {"anyOf": [_shared("PolicyAnswer"), _shared("Refusal")]},
         messages.RELAY_INFO: {"anyOf": [_shared("RelayInfo"), _shared("Refusal")]},
         "connect": _CONNECT,
         f"{messages.EXECUTE_COMMAND}.ack": _answer(),
         f"{messages.CANCEL_COMMAND}.ack": _answer(_shared("CommandStatus")),
         f"{messages.COMMAND_STATUS}.ack": _answer(_shared("CommandStatus")),
+        f"{messages.CHECK_COMMAND}.ack": _answer(_shared("PolicyAnswer")),
         f"{messages.RELAY_INFO}.ack": _answer(_shared("RelayInfo")),
     }
 
 
 def shared() -> dict[str, Schema]:
     """What several of them refer to."""
-    told = (relay_info.RelayInfo, relay_info.RelayLimits, relay_info.KnownHosts, relay_info.MainServers)
+    about_itself = (relay_info.RelayInfo, relay_info.RelayLimits, relay_info.KnownHosts, relay_info.MainServers)
+    told = (*about_itself, policy_answer.PolicyAnswer)
     return (
         shapes.SHARED
         | {"JumpHost": _of_type(parsing.WireServer), "CommandStatus": _status(), "Fetched": _fetched()}

@@ -96,6 +96,9 @@ class ICommandReceiver(Interface):
     def status_asked(command_id: str) -> CommandState:
         """The main server wants to know how far a command has come."""
 
+    def check_asked(command: ExecuteCommand) -> RelayError | None:
+        """The main server wants to know whether the site's rules allow *command*, which is not run: why they do not."""
+
     def link_ready(link: ILink) -> None:
         """Events can flow: results that are not confirmed yet may be sent again."""
 

@@ -4,8 +4,9 @@ Joins the parts of a relay: uplink, dispatcher, journal, SSH runner. No other mo
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -50,6 +51,9 @@ if TYPE_CHECKING:  # otherwise imported below, for relays whose settings need th
     from relayd.journal.durable import DurableJournal
 
 _log = Logger("relayd")
+
+#: The note of the journal that names it, for main servers.
+_JOURNAL_ID: Final = "id"
 
 
 class Parts(Struct, frozen=True, kw_only=True):
@@ -204,6 +208,7 @@ class RelayService(Service):
         self._audit = parts.audit
         self._lag = parts.lag
         self._status = parts.status
+        self._journal_id = ""
 
     def startService(self) -> None:
         """
@@ -239,6 +244,9 @@ class RelayService(Service):
         for command_id, code in self._journal.open():
             if self._audit is not None:
                 self._audit.record_recovered(command_id, code, self._dispatcher.origin_of(command_id))
+        # A new journal, also in place of a damaged one, gets another: what the relay was sent before is not known then.
+        self._journal_id = self._journal.noted(_JOURNAL_ID) or secrets.token_hex(16)
+        self._journal.note(_JOURNAL_ID, self._journal_id)
 
     def _warn_of_few_descriptors(self) -> None:
         most = self._config.max_total_connections
@@ -270,7 +278,7 @@ class RelayService(Service):
 
         :param uptime: seconds since it started.
         """
-        return relay_info_of(self._config, uptime)
+        return relay_info_of(self._config, uptime, self._journal_id)
 
     def active(self) -> int:
         """The number of commands that run or wait, or whose result waits."""

@@ -76,11 +76,12 @@ def runner_settings_of(config: Config) -> RunnerSettings:
     )
 
 
-def relay_info_of(config: Config, uptime: float) -> RelayInfo | None:
+def relay_info_of(config: Config, uptime: float, journal_id: str = "") -> RelayInfo | None:
     """
     What the relay tells of itself when the main server asks; ``None``: nothing. It holds no user and no credential.
 
     :param uptime: seconds since it started.
+    :param journal_id: names its journal.
     """
     if config.relay_info == "none":
         return None
@@ -101,6 +102,7 @@ def relay_info_of(config: Config, uptime: float) -> RelayInfo | None:
         features=FEATURES,
         labels=dict(label.split("=", 1) for label in config.label or ()),
         hosts=tuple(KnownHosts(patterns=rule.hosts, name=rule.name or None) for rule in known),
+        journal_id=journal_id,
         main_servers=None if number == 1 else MainServers(number=number, results_to=config.results_to),
     )
 

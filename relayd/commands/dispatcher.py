@@ -227,6 +227,10 @@ class Dispatcher:
             return CommandState.UNKNOWN
         return CommandState.FINISHED
 
+    def check_asked(self, command: ExecuteCommand) -> RelayError | None:
+        """See `ICommandReceiver.check_asked`."""
+        return self._policy.refusal_of(command)
+
     def origin_of(self, command_id: str) -> str:
         """The main server to which the result of a recorded command goes; empty: to any."""
         known = self._journal.lookup(command_id)

@@ -22,7 +22,7 @@ from zope.interface import implementer
 from relayd.config.options import Config
 from relayd.ctl.findings import Report
 from relayd.ctl.status import read_status
-from relayd.errors import ConfigError, InvalidMessage, NoStatus, UplinkError
+from relayd.errors import ConfigError, InvalidMessage, NoStatus, RelayError, ShuttingDown, UplinkError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.language.texts import printable, span
 from relayd.network.spelling import loopback_addresses, read_address
@@ -260,6 +260,10 @@ class _Nobody:
 
     def status_asked(self, command_id: str) -> CommandState:
         return CommandState.UNKNOWN
+
+    def check_asked(self, command: ExecuteCommand) -> RelayError | None:
+        """Not for this process to say: the relay may have other rules by then."""
+        return ShuttingDown()
 
     def link_ready(self, link: ILink) -> None:
         """Nothing to send."""

@@ -25,6 +25,7 @@ from relayd.process.standard_streams import open_standard_streams
 SUBCOMMANDS: Final = {
     "status": "show the status of a running relay",
     "check": "check settings, files and the connection to the main server; say what is wrong and how to fix it",
+    "enroll": "fetch this relay's key from a hub for a one-time token, and write key file and settings",
     "config": "show the settings in effect, and where each one comes from",
     "policy": "show which hosts, users and commands the site allows, and why",
     "hosts": "show what the settings come to for one host, and which table or option says so",

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from relayd.errors import InvalidMessage
+from relayd.errors import InvalidMessage, RelayError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.uplink.connection import UplinkConnection
 from relayd.uplink.service import UplinkService
@@ -160,6 +160,10 @@ class PlayedRelay:
         """See `ICommandReceiver.status_asked`."""
         self.asked.append(command_id)
         return CommandState.RUNNING
+
+    def check_asked(self, command: ExecuteCommand) -> RelayError | None:
+        """It has no rules."""
+        return None
 
     def link_ready(self, link: ILink) -> None:
         """See `ICommandReceiver.link_ready`."""

@@ -59,6 +59,15 @@ class InfoRefused(RelayError):
     phase = "receive"
 
 
+class NoPolicyCheck(RelayError):
+    """The relay {proxy_id} cannot say whether its rules allow a command: the program there does not know the question,
+    or does not tell what it is. relayd does, unless it is an older one or its operator has it tell nothing of
+    itself."""
+
+    code = "no-policy-check"
+    phase = "receive"
+
+
 class HubClosed(RelayError):
     """This main server shut down before the result of the command {command_id} arrived. Whether it ran is not known:
     look at the host before you send it again."""

@@ -1,46 +1,26 @@
 """
-The main server itself: it checks keys, sends commands to relays, and waits for their results.
+The small main server: it keeps its keys and what it has ordered in memory, and waits for results.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 from msgspec import Struct
-from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from relayd.hub.errors import (
-    CommandInFlight,
-    CommandRefused,
-    HubClosed,
-    InfoRefused,
-    NoAnswer,
-    NoInfo,
-    NoResult,
-    RelayOffline,
-)
-from relayd.hub.protocol import RelayConnection, RelayConnectionFactory
-from relayd.hub.questions import Mark, Questions
-from relayd.hub.registry import Registry
+from relayd.hub.errors import CommandInFlight, CommandRefused, HubClosed, NoResult, RelayOffline
+from relayd.hub.links.identity import RelayIdentity
+from relayd.hub.links.links import Links
+from relayd.hub.links.protocol import GOING_AWAY, RelayConnection
 from relayd.hub.settings import HubSettings
-from relayd.language.texts import Text, printable, span
+from relayd.language.texts import printable, span
 from relayd.wire.field_types import MAYBE_SECONDS, TEXT, check_type
-from relayd.wire.messages import (
-    CANCEL_COMMAND,
-    COMMAND_STATUS,
-    CommandOutput,
-    CommandResult,
-    CommandStatus,
-    ExecuteCommand,
-    Secret,
-)
-from relayd.wire.parsing import parse_command_status, parse_relay_info
+from relayd.wire.messages import CommandOutput, CommandResult, CommandStatus, ExecuteCommand, Secret
 from relayd.wire.relay_info import RelayInfo
 from relayd.wire.secret import as_secret
 
@@ -82,19 +62,18 @@ class Hub:
         self._key_of = keys if callable(keys) else keys.get
         self._record = record
         self._settings = settings or HubSettings()
-        self._registry: Registry[RelayConnection, _Order] = Registry()
-        self._questions: Questions[RelayConnection] = Questions()
-        self._factory = RelayConnectionFactory(reactor, self, self._settings)
-        self._ports: list[IListeningPort] = []
+        #: What has no result yet. It stays whatever happens to the link: a relay sends its results after a reconnect.
+        self._orders: dict[tuple[str, str], _Order] = {}
         self._waiting: dict[str, list[Deferred[None]]] = {}
-        self._all_closed: Deferred[None] | None = None
+        #: The relays' side of the wire.
+        self.links = Links(reactor, self._authenticate, self, self._settings, learns=False)
 
     # For its user
 
     @property
     def relays(self) -> Mapping[str, RelayConnection]:
         """The connected relays by ``proxyId``; a live view."""
-        return self._registry.relays
+        return self.links.relays
 
     def listen(self, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
         """
@@ -103,11 +82,7 @@ class Hub:
         :return: a Deferred of the port, which `close` will close.
         """
 
-        def listening(port: IListeningPort) -> IListeningPort:
-            self._ports.append(port)
-            return port
-
-        return endpoint.listen(self._factory).addCallback(listening)
+        return self.links.listen(endpoint)
 
     def when_connected(self, proxy_id: str) -> Deferred[None]:
         """A Deferred that fires once the relay is connected, or at once if it is.  It can be cancelled."""
@@ -142,31 +117,26 @@ class Hub:
         """
         check_type("command", command, (ExecuteCommand,))
         check_type("timeout", timeout, MAYBE_SECONDS)
-        link = self.relays.get(proxy_id)
-        if link is None:
+        if proxy_id not in self.relays:
             return fail(RelayOffline(proxy_id=proxy_id))
         if on_output is not None:
             command = msgspec.structs.replace(command, stream=True)
-        command_id = command.command_id
+        key = proxy_id, command.command_id
+        if key in self._orders:
+            return fail(CommandInFlight(proxy_id=proxy_id, command_id=command.command_id))
         seconds = (timeout or command.timeout or self._settings.result_timeout) + self._settings.grace
 
         def forget(_: object) -> None:
-            self._take(proxy_id, command_id)
+            self._take(*key)
 
         done: Deferred[CommandResult] = Deferred(forget)
-        timer = self._reactor.callLater(seconds, self._timed_out, proxy_id, command_id, seconds)
+        timer = self._reactor.callLater(seconds, self._timed_out, *key, seconds)
+        self._orders[key] = _Order(command.command_id, done, timer, on_output, on_accepted)
         try:
-            self._registry.add(proxy_id, command_id, _Order(command_id, done, timer, on_output, on_accepted))
-        except CommandInFlight:
-            timer.cancel()
-            return fail()
-        try:
-            ack_id = link.send_command(command)
+            self.links.send(proxy_id, command)
         except Exception:  # such as standard input that is said to be a text, and is none
             forget(None)
             raise
-        if ack_id is not None:
-            self._registry.expect_ack(proxy_id, command_id, link, ack_id)
         return done
 
     def cancel(self, proxy_id: str, command_id: str) -> Deferred[CommandStatus | None]:
@@ -178,14 +148,7 @@ class Hub:
         :raises TypeError: when *command_id* is no text.
         """
         check_type("command_id", command_id, TEXT)
-        link = self.relays.get(proxy_id)
-        if link is None:
-            return fail(RelayOffline(proxy_id=proxy_id))
-        ack_id = link.ask(CANCEL_COMMAND, command_id)
-        if ack_id is None:
-            return succeed(None)
-        answer: Deferred[Any] = self._answer(link, ack_id, command_id)
-        return answer
+        return self.links.cancel(proxy_id, command_id)
 
     def status(self, proxy_id: str, command_id: str) -> Deferred[CommandStatus]:
         """
@@ -197,11 +160,7 @@ class Hub:
         :raises TypeError: when *command_id* is no text.
         """
         check_type("command_id", command_id, TEXT)
-        link = self.relays.get(proxy_id)
-        if link is None:
-            return fail(RelayOffline(proxy_id=proxy_id))
-        ack_id = link.ask(COMMAND_STATUS, command_id)
-        return self._answer(link, command_id if ack_id is None else ack_id, command_id)
+        return self.links.status(proxy_id, command_id)
 
     def info(self, proxy_id: str) -> Deferred[RelayInfo]:
         """
@@ -210,36 +169,21 @@ class Hub:
         :return: a Deferred of the answer.  It fails with `RelayOffline` (also when the relay leaves without an answer),
             `NoInfo` (none came in time), `InfoRefused` or `InvalidMessage` (the answer is not valid).
         """
-        link = self.relays.get(proxy_id)
-        if link is None:
-            return fail(RelayOffline(proxy_id=proxy_id))
-
-        def read(data: object) -> RelayInfo:
-            if error := _error_in(data):
-                raise InfoRefused(proxy_id=proxy_id, reason=error)
-            return parse_relay_info(data)
-
-        answer = self._in_time(link, link.ask_info(), lambda time: NoInfo(proxy_id=proxy_id, time=time))
-        return answer.addCallback(read)
+        return self.links.info(proxy_id)
 
     async def close(self) -> None:
         """Stop listening, fail what is pending with `HubClosed`, close every connection and wait until that is done."""
-        for port in self._ports:
-            await maybeDeferred(port.stopListening)
-        self._ports.clear()
-        for order in self._registry.take_all():
-            order.timer.cancel()
-            order.done.errback(HubClosed(command_id=order.command_id))
+        for key in list(self._orders):
+            if (order := self._take(*key)) is not None:
+                order.done.errback(HubClosed(command_id=order.command_id))
         for connected in [each for waiters in self._waiting.values() for each in waiters]:
             connected.cancel()
-        if self._factory.connections:
-            all_closed: Deferred[None] = Deferred()
-            self._all_closed = all_closed
-            for connection in list(self._factory.connections):
-                connection.shut("the main server shuts down", going_away=True)
-            await all_closed
+        await self.links.close("the main server shuts down", GOING_AWAY)
 
-    # What the connections tell (`relayd.hub.protocol.RelayListener`)
+    # What the links ask and tell (`relayd.hub.links.identity.Authenticate`, `relayd.hub.links.links.LinkObserver`)
+
+    def _authenticate(self, proxy_id: str, api_key: str, address: str) -> Deferred[RelayIdentity | None]:
+        return succeed(RelayIdentity(proxy_id) if self.accepts(proxy_id, api_key) else None)
 
     def accepts(self, proxy_id: str, api_key: str) -> bool:
         """Whether *api_key* is the key of that relay; takes the same time for a wrong key and for an unknown relay."""
@@ -248,113 +192,57 @@ class Hub:
         return known == Secret(api_key)  # in constant time
 
     def relay_connected(self, link: RelayConnection) -> None:
-        """A relay has joined with the right key; its older connection, if any, is closed."""
-        replaced = self._registry.connect(link.proxy_id, link)
-        _log.info(
-            "Relay {proxy_id} connected from {peer} ({dialect})",
-            proxy_id=link.proxy_id,
-            peer=link.peer,
-            dialect=link.dialect,
-        )
-        if replaced is not None:
-            _log.warn(
-                "It replaces the connection of {proxy_id} from {peer}. If this goes on, two relays share one proxyId",
-                proxy_id=link.proxy_id,
-                peer=replaced.peer,
-            )
-            replaced.shut("replaced by a newer connection")
+        """A relay can be sent commands."""
         for connected in self._waiting.pop(link.proxy_id, []):
             connected.callback(None)
 
     def relay_lost(self, link: RelayConnection) -> None:
         """A relay is gone.  Its commands stay pending: it sends their results when it is back."""
-        self._registry.disconnect(link.proxy_id, link)
-        for asked in self._questions.take_all(link):
-            asked.errback(RelayOffline(proxy_id=link.proxy_id))
 
-    def record(self, link: RelayConnection, result: CommandResult) -> Deferred[object] | None:
-        """Have a result recorded; ``None``: there is nothing to wait for."""
-        return None if self._record is None else maybeDeferred(self._record, link.proxy_id, result)
+    def result(self, proxy_id: str, result: CommandResult) -> Deferred[object] | None:
+        """Have a result recorded, and give it to whoever waits for it; the receipt waits for the record."""
+        if self._record is None:
+            self._done(proxy_id, result)
+            return None
+        recording = maybeDeferred(self._record, proxy_id, result)
+        return recording.addCallback(lambda _: self._done(proxy_id, result))
 
-    def result_received(self, link: RelayConnection, result: CommandResult) -> None:
-        """A result has arrived and is recorded, and a receipt for it was sent."""
-        order = self._take(link.proxy_id, result.command_id)
+    def output(self, proxy_id: str, output: CommandOutput) -> None:
+        """A piece of output has arrived; it is passed on where the caller asked for it."""
+        order = self._orders.get((proxy_id, output.command_id))
+        if order is not None and order.on_output is not None:
+            _shield(order.on_output, output)
+
+    def accepted(self, proxy_id: str, command_id: str) -> None:
+        """A relay has accepted a command."""
+        order = self._orders.get((proxy_id, command_id))
+        if order is not None and order.on_accepted is not None:
+            _shield(order.on_accepted)
+
+    def refused(self, proxy_id: str, command_id: str, error: str) -> None:
+        """A relay refuses a command."""
+        if (order := self._take(proxy_id, command_id)) is not None:
+            order.done.errback(CommandRefused(proxy_id=proxy_id, command_id=command_id, reason=error))
+
+    # Ours
+
+    def _done(self, proxy_id: str, result: CommandResult) -> None:
+        order = self._take(proxy_id, result.command_id)
         if order is None:
             _log.info(
                 "Relay {proxy_id} sent a result for {command_id}, which nobody waits for",
-                proxy_id=link.proxy_id,
+                proxy_id=proxy_id,
                 command_id=printable(result.command_id, 256),
             )
         else:
             order.done.callback(result)
 
-    def output_received(self, link: RelayConnection, output: CommandOutput) -> None:
-        """A piece of output has arrived; it is passed on where the caller asked for it."""
-        order = self._registry.get(link.proxy_id, output.command_id)
-        if order is None or order.on_output is None:
-            return
-        _shield(order.on_output, output)
-
-    def status_received(self, link: RelayConnection, status: CommandStatus) -> None:
-        """An answer has arrived in a dialect without acknowledgements."""
-        for asked in self._questions.take(link, status.command_id):
-            asked.callback(status.to_wire())
-
-    def info_received(self, link: RelayConnection, data: object) -> None:
-        """An answer has arrived in a dialect without acknowledgements."""
-        for asked in self._questions.take(link, None):
-            asked.callback(data)
-
-    def ack_received(self, link: RelayConnection, ack_id: int, data: object) -> None:
-        """
-        An acknowledgement has arrived: it answers a question, or says that the relay accepted a command, or in
-        ``error`` why it did not.  Anything else in it is ignored.
-        """
-        for asked in self._questions.take(link, ack_id):
-            asked.callback(data)
-        command_id = self._registry.acknowledged(link, ack_id)
-        if command_id is None:
-            return
-        error = _error_in(data)
-        if error is None:
-            accepted = self._registry.get(link.proxy_id, command_id)
-            if accepted is not None and accepted.on_accepted is not None:
-                _shield(accepted.on_accepted)
-        elif (order := self._take(link.proxy_id, command_id)) is not None:
-            order.done.errback(CommandRefused(proxy_id=link.proxy_id, command_id=command_id, reason=error))
-
-    def connection_closed(self) -> None:
-        """A connection has ended, whether it had joined or not."""
-        if self._all_closed is not None and not self._factory.connections:
-            self._all_closed.callback(None)
-
-    # Ours
-
-    def _answer(self, link: RelayConnection, mark: int | str, command_id: str) -> Deferred[CommandStatus]:
-        def read(data: object) -> CommandStatus:
-            if error := _error_in(data):
-                raise CommandRefused(proxy_id=link.proxy_id, command_id=command_id, reason=error)
-            return parse_command_status(data)
-
-        def error(time: Text) -> NoAnswer:
-            return NoAnswer(proxy_id=link.proxy_id, command_id=command_id, time=time)
-
-        return self._in_time(link, mark, error).addCallback(read)
-
-    def _in_time(self, link: RelayConnection, mark: Mark, error: Callable[[Text], NoAnswer]) -> Deferred[object]:
-        """The data of an answer; *error* makes the error for one that does not come."""
-
-        def too_late(outcome: object, seconds: float) -> object:
-            if isinstance(outcome, Failure) and outcome.check(CancelledError):
-                raise error(span(seconds))
-            return outcome
-
-        return self._questions.add(link, mark).addTimeout(self._settings.answer_timeout, self._reactor, too_late)
-
     def _take(self, proxy_id: str, command_id: str) -> _Order | None:
-        order = self._registry.take(proxy_id, command_id)
-        if order is not None and order.timer.active():
-            order.timer.cancel()
+        order = self._orders.pop((proxy_id, command_id), None)
+        if order is not None:
+            self.links.forget(proxy_id, command_id)
+            if order.timer.active():
+                order.timer.cancel()
         return order
 
     def _timed_out(self, proxy_id: str, command_id: str, seconds: float) -> None:
@@ -369,8 +257,3 @@ def _shield(function: Callable[..., None], *arguments: object) -> None:
         function(*arguments)
     except Exception:
         _log.failure("A function that was given to Hub.execute failed")
-
-
-def _error_in(acknowledgement: object) -> str | None:
-    error = acknowledgement.get("error") if isinstance(acknowledgement, dict) else None
-    return printable(str(error), 500) if error else None

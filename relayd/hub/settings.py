@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from relayd.network.patterns import Network
+
 
 class HubSettings(Struct, frozen=True, kw_only=True):
     """
@@ -20,6 +22,7 @@ class HubSettings(Struct, frozen=True, kw_only=True):
     :ivar result_timeout: seconds to wait for a result where neither caller nor command names a timeout.
     :ivar grace: seconds added to each timeout, for the way to the relay and back.
     :ivar answer_timeout: seconds to wait for the answer to a question.
+    :ivar trusted_proxies: the networks of reverse proxies, whose ``X-Forwarded-For`` says where a relay comes from.
     """
 
     ping_interval: float = 25.0
@@ -31,3 +34,4 @@ class HubSettings(Struct, frozen=True, kw_only=True):
     result_timeout: float = 30.0
     grace: float = 5.0
     answer_timeout: float = 10.0
+    trusted_proxies: tuple[Network, ...] = ()

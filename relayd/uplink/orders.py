@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 from twisted.internet.defer import CancelledError
@@ -21,19 +21,24 @@ from relayd.uplink.turns import LARGE, Turns
 from relayd.wire.dialects.events import EventReceived
 from relayd.wire.messages import (
     CANCEL_COMMAND,
+    CHECK_COMMAND,
     COMMAND_RESULT_RECEIVED,
     COMMAND_STATUS,
     EXECUTE_COMMAND,
     RELAY_INFO,
     CommandState,
     CommandStatus,
+    wire_id,
 )
 from relayd.wire.parsing import parse_execute_command, parse_question, parse_receipt
+from relayd.wire.policy_answer import PolicyAnswer
 
 _log = Logger("relayd.uplink")
 
 #: The events that only a relay gets: a main server that sends one has accepted it.
-ORDERS: Final = frozenset((EXECUTE_COMMAND, COMMAND_RESULT_RECEIVED, CANCEL_COMMAND, COMMAND_STATUS, RELAY_INFO))
+ORDERS: Final = frozenset(
+    (EXECUTE_COMMAND, COMMAND_RESULT_RECEIVED, CANCEL_COMMAND, COMMAND_STATUS, RELAY_INFO, CHECK_COMMAND)
+)
 
 
 #: Why a relay does not tell what it is.
@@ -87,6 +92,8 @@ class Orders:
             self._shield(self._question_received, event, self._receiver.cancel_received)
         elif event.name == RELAY_INFO:
             self._shield(self._info_asked, event)
+        elif event.name == CHECK_COMMAND:
+            self._shield(self._check_asked, event)
         else:
             self._shield(self._question_received, event, self._receiver.status_asked)
 
@@ -128,16 +135,37 @@ class Orders:
         if event.ack_id is not None:
             self._link.acknowledge(event.ack_id, answer)
 
+    def _check_asked(self, event: EventReceived) -> None:
+        """Say what the site's rules say, in the words of a refusal; nothing is run or recorded."""
+        try:
+            command = parse_execute_command(event.data, CHECK_COMMAND)
+        except InvalidMessage as error:
+            _log.warn("{reason}", reason=str(error))
+            self._answer(event, {"error": self._words_of(error)})
+            return
+        refusal = self._receiver.check_asked(command)
+        answer = PolicyAnswer(
+            command_id=command.command_id,
+            allowed=refusal is None,
+            code=None if refusal is None else refusal.code,
+            reason=None if refusal is None else self._words_of(refusal),
+        )
+        self._answer(event, answer.to_wire() | {"commandId": wire_id(command.command_id, command.numeric_id)})
+
+    def _answer(self, event: EventReceived, answer: dict[str, Any]) -> None:
+        """In the acknowledgement, or with an event if the question asked for none."""
+        if event.ack_id is not None:
+            self._link.acknowledge(event.ack_id, answer)
+        else:
+            self._link.send_event(event.name, answer)
+
     def _info_asked(self, event: EventReceived) -> None:
         """Answer in the acknowledgement, or with an event if the question asked for none."""
         info = self._describe()
         answer = None if info is None else info.to_wire(self._link.max_payload // 2)
         if answer is None:
             answer = {"error": self._cut((NOT_TOLD if info is None else TOO_LONG).within(self._translate))}
-        if event.ack_id is not None:
-            self._link.acknowledge(event.ack_id, answer)
-        else:
-            self._link.send_event(RELAY_INFO, answer)
+        self._answer(event, answer)
 
     def _acknowledger(self, ack_id: int | None) -> Acknowledge:
         if ack_id is None:

@@ -34,6 +34,7 @@ CANCEL_COMMAND = "cancel_command"
 COMMAND_STATUS = "command_status"
 COMMAND_OUTPUT = "command_output"
 RELAY_INFO = "relay_info"
+CHECK_COMMAND = "check_command"
 
 # The known main server sends this to all of its relays, about each of them.
 PROXY_STATUS_UPDATE = "proxy_status_update"

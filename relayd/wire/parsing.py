@@ -17,6 +17,7 @@ from relayd.wire import fields, file_fields, running_fields, shapes
 from relayd.wire.hosts import spelling_of_host
 from relayd.wire.messages import (
     CANCEL_COMMAND,
+    CHECK_COMMAND,
     COMMAND_OUTPUT,
     COMMAND_RESULT,
     COMMAND_RESULT_RECEIVED,
@@ -34,6 +35,7 @@ from relayd.wire.messages import (
     Secret,
 )
 from relayd.wire.plain_commands import plain_command
+from relayd.wire.policy_answer import PolicyAnswer
 from relayd.wire.relay_info import RelayInfo
 from relayd.wire.type_errors import explain_type
 
@@ -120,7 +122,7 @@ _SPECIFIED: Final = frozenset(
 FEATURES: Final = tuple(
     sorted(
         {field.encode_name for field in msgspec.structs.fields(WireCommand)} - _SPECIFIED
-        | {CANCEL_COMMAND, COMMAND_OUTPUT, COMMAND_STATUS, RELAY_INFO}
+        | {CANCEL_COMMAND, CHECK_COMMAND, COMMAND_OUTPUT, COMMAND_STATUS, RELAY_INFO}
     )
 )
 
@@ -174,20 +176,22 @@ class WireQuestion(Struct, rename="camel"):
     command_id: Annotated[Any, shapes.COMMAND_ID] = UNSET
 
 
-def parse_execute_command(data: object) -> ExecuteCommand:
+def parse_execute_command(data: object, event: str = EXECUTE_COMMAND) -> ExecuteCommand:
     """
     Validate the data of an ``execute_command`` event.  A command without any credential is valid: whether it can do
     without is not for the message to say (`relayd.interfaces.ICommandRunner.refuses`).
 
-    :param data: decoded JSON.
+    :param data: decoded JSON, of ``execute_command`` or of *event*, which has the same.
     :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
     """
-    return plain_command(data) or parse_by_field(data)
+    return plain_command(data) or parse_by_field(data, event)
 
 
-def parse_by_field(data: object) -> ExecuteCommand:
+def parse_by_field(data: object, event: str = EXECUTE_COMMAND) -> ExecuteCommand:
     """
     Do what `parse_execute_command` does, for a command that may be written in any way.
+
+    :param event: the name of the event, for errors.
 
     :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
     """
@@ -219,7 +223,7 @@ def parse_by_field(data: object) -> ExecuteCommand:
             fetch=file_fields.fetch(wire.fetch),
         )
     except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(EXECUTE_COMMAND, error, data) from None
+        raise _refusal(event, error, data) from None
 
 
 def parse_question(event: str, data: object) -> tuple[str, bool]:
@@ -241,10 +245,7 @@ def parse_receipt(data: object) -> Receipt:
 
     :raises InvalidMessage: when it has no boolean ``success``.
     """
-    try:
-        wire = _convert(_with_text_id(data)[0], WireReceipt)
-    except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(COMMAND_RESULT_RECEIVED, error, data) from None
+    wire = _convert_said(data, WireReceipt, COMMAND_RESULT_RECEIVED)
     said = wire.error if isinstance(wire.error, str | None) else _as_json(wire.error)
     text = None if said is None else printable(said, 200)
     return Receipt(success=wire.success, command_id=wire.command_id, error=text)
@@ -280,10 +281,7 @@ def parse_command_output(data: object) -> CommandOutput:
 
     :raises InvalidMessage: naming the field at fault.
     """
-    try:
-        return _convert(_with_text_id(data)[0], CommandOutput)
-    except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(COMMAND_OUTPUT, error, data) from None
+    return _convert_said(data, CommandOutput, COMMAND_OUTPUT)
 
 
 def parse_command_status(data: object) -> CommandStatus:
@@ -292,10 +290,16 @@ def parse_command_status(data: object) -> CommandStatus:
 
     :raises InvalidMessage: naming the field at fault.
     """
-    try:
-        return _convert(_with_text_id(data)[0], CommandStatus)
-    except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(COMMAND_STATUS, error, data) from None
+    return _convert_said(data, CommandStatus, COMMAND_STATUS)
+
+
+def parse_policy_answer(data: object) -> PolicyAnswer:
+    """
+    Validate what a relay says of a command that it was asked about: for the role that sends commands.
+
+    :raises InvalidMessage: naming the field at fault.
+    """
+    return _convert_said(data, PolicyAnswer, CHECK_COMMAND)
 
 
 def parse_relay_info(data: object) -> RelayInfo:
@@ -304,10 +308,7 @@ def parse_relay_info(data: object) -> RelayInfo:
 
     :raises InvalidMessage: naming the field at fault.
     """
-    try:
-        return _convert(data, RelayInfo)
-    except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(RELAY_INFO, error, data) from None
+    return _convert_said(data, RelayInfo, RELAY_INFO)
 
 
 def _as_json(value: object) -> str:
@@ -323,6 +324,13 @@ def _convert(data: object, kind: type[_T]) -> _T:
         return msgspec.convert(data, kind)
     except UnicodeEncodeError:  # the name of a member; msgspec has no error of its own for that
         raise fields.half_a_pair("the data") from None
+
+
+def _convert_said(data: object, kind: type[_T], event: str) -> _T:
+    try:
+        return _convert(_with_text_id(data)[0], kind)
+    except (msgspec.ValidationError, fields.Invalid) as error:
+        raise _refusal(event, error, data) from None
 
 
 def _with_text_id(data: object) -> tuple[object, bool]:

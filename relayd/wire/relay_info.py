@@ -70,6 +70,7 @@ class RelayInfo(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults
     :ivar features: the extensions that it has: fields of a command, and events.
     :ivar labels: what its operator says of it.
     :ivar hosts: the hosts of which the site has tables. A relay reaches others, too.
+    :ivar journal_id: names its journal. A relay with the same one knows each command that it was sent before.
     :ivar main_servers: how it uses its main servers; ``None``: it has one.
     :ivar truncated: whether hosts or labels are missing, as the message would have been too large.
     """
@@ -80,6 +81,7 @@ class RelayInfo(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults
     features: tuple[str, ...]
     labels: dict[str, str] = {}
     hosts: tuple[KnownHosts, ...] = ()
+    journal_id: str = ""
     main_servers: MainServers | None = None
     truncated: bool = False
 

@@ -16,6 +16,7 @@ from relayd.errors import CredentialMissing, HostFailure, InvalidMessage
 from relayd.interfaces import ICommandReceiver, IOutputSink
 from relayd.journal.memory import MemoryJournal
 from relayd.language.texts import printable
+from relayd.policy.rules import Policy
 from relayd.wire.messages import CommandResult, ExecuteCommand, Receipt
 from tests.support.dispatching import PASSWORD, Desk, FunctionRunner, RecordingLink, command, result, watch_log
 
@@ -29,6 +30,19 @@ class WayOfACommandTests(SynchronousTestCase):
 
     def test_interface(self) -> None:
         self.assertTrue(verifyObject(ICommandReceiver, self.desk.dispatcher))
+
+    def test_what_the_rules_say_of_a_command_that_is_not_run(self) -> None:
+        """The same as to one that is ordered; it leaves no trace."""
+        limits = Limits(max_commands=9, max_queue=9, default_timeout=60.0, max_timeout=60.0)
+        self.desk.dispatcher.configure(limits, Policy(allow_hosts=["web1"], deny_commands="reboot"))
+        for order in (command("c1"), command("c2", host="web2"), command("c3", text="reboot")):
+            said = self.desk.dispatcher.check_asked(order)
+            self.assertEqual((self.desk.acks, self.runner.runs, self.link.sent), ([], [], []))
+            self.desk.order(order)
+            self.assertEqual(self.desk.acks.pop()[1], "ok" if said is None else said.code)
+            self.runner.runs.clear()
+            self.link.sent.clear()
+        self.assertIsNone(self.desk.journal.lookup("c2"))
 
     def test_command_is_acknowledged_run_and_answered(self) -> None:
         order = command("c1")

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.wire.messages import CommandOutput, CommandState, Details, Timings
 from relayd.wire.parsing import WireCommand
+from relayd.wire.policy_answer import PolicyAnswer
 from relayd.wire.relay_info import RelayInfo
 from tests.docs.test_chinese import tree
 from tests.support.pages import ROOT
@@ -67,6 +68,9 @@ class TableTests(SynchronousTestCase):
 
     def test_relay_info(self) -> None:
         self.assertEqual(set(self.rows("relay_info")), on_the_wire(RelayInfo))
+
+    def test_check_command(self) -> None:
+        self.assertEqual(set(self.rows("check_command")), on_the_wire(PolicyAnswer))
 
     def test_killed(self) -> None:
         named = {each.astext() for each in self.rows("Extended results")["killed"].findall(literal)}

@@ -76,9 +76,11 @@ def _run(data: bytes) -> None:
         return
     clock: Any = Clock()
     hub = Hub(clock, {"r": Secret(CANARY)})
-    hub._factory.setProtocolOptions(closeHandshakeTimeout=0)  # a timer of the global reactor, which does not run here
-    link: Any = hub._factory.buildProtocol(None)
-    link.factory = hub._factory
+    hub.links.factory.setProtocolOptions(
+        closeHandshakeTimeout=0
+    )  # a timer of the global reactor, which does not run here
+    link: Any = hub.links.factory.buildProtocol(None)
+    link.factory = hub.links.factory
     transport = MemoryTransport()
     link.makeConnection(transport)
     done: Deferred[Any] | None = None

@@ -16,7 +16,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from relayd.errors import InvalidMessage, ProtocolError
+from relayd.errors import InvalidMessage, ProtocolError, RelayError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.network.flow import Flow
 from relayd.uplink.connection import Outcome, UplinkConnection
@@ -208,6 +208,9 @@ class Receiver:
 
     def status_asked(self, command_id: str) -> CommandState:
         return CommandState.QUEUED
+
+    def check_asked(self, command: ExecuteCommand) -> RelayError | None:
+        return None
 
     def link_ready(self, link: ILink) -> None:
         self.ready += 1

@@ -10,8 +10,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from relayd.hub import Hub, protocol
+from relayd.hub import Hub
 from relayd.hub.errors import CommandRefused
+from relayd.hub.links import protocol
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import EventReceived
 from relayd.wire.messages import CommandResult, Secret

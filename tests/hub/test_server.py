@@ -188,11 +188,12 @@ class HubTestCase(TestCase):
         *,
         mute: bool = False,
         only_pongs: bool = False,
+        headers: dict[str, str] | None = None,
         **options: Any,
     ) -> RelayClient:
         """Open the WebSocket; whether the relay is welcome shows later."""
         url = dialect.url(f"ws://127.0.0.1:{self.port}", proxy_id, key)
-        factory = WebSocketClientFactory(url, reactor=reactor)
+        factory = WebSocketClientFactory(url, reactor=reactor, headers=headers)
         codec = native.NativeRelayDialect if dialect is native else socketio.SocketIORelayDialect
         factory.protocol = lambda: RelayClient(codec())  # type: ignore[assignment]
         factory.setProtocolOptions(**options)
@@ -668,10 +669,11 @@ class HubTests(HubTestCase):
         await self.assertFailure(pending, HubClosed)
         await self.assertFailure(waiting, CancelledError)
         await closed
-        for client in (one, two, half_open):
-            await client.closed
-        await one.next(Disconnected)
+        codes = [(await client.closed)[0] for client in (one, two, half_open)]
+        self.assertEqual(codes[:2], [1001, 1001])
         self.assertEqual(dict(self.hub.relays), {})
+        # a common client of Socket.IO would not come again after that
+        self.assertEqual([each for each in one.events.pending if isinstance(each, Disconnected)], [])
 
 
 class BoundsTests(HubTestCase):
@@ -686,7 +688,7 @@ class BoundsTests(HubTestCase):
             client = await self.relay(dialect)
             await self.assertFailure(self.hub.status("r1", "c1"), NoAnswer)
             await self.assertFailure(self.hub.info("r1"), NoInfo)
-            self.assertEqual(self.hub._questions._asked, {})
+            self.assertEqual(self.hub.links.asking._questions._asked, {})
             await self.leave(client)
 
     async def test_a_silent_relay_is_dropped(self) -> None:

@@ -20,7 +20,7 @@ FLOORS = (
     ("relayd.hub.service",),
     ("relayd.hub.api",),
     ("relayd.hub.runs",),
-    ("relayd.hub.access", "relayd.hub.inventory"),
+    ("relayd.hub.access", "relayd.hub.inventory", "relayd.hub.relays"),
     ("relayd.hub.store",),
     ("relayd.service", "relayd.hub"),
     ("relayd.hub.decisions",),

@@ -22,7 +22,7 @@ class RecordingReceiver:
     :param answer: makes the result of a command, which is sent at once; or the error with which it is refused.
 
     :ivar calls: what was told, as pairs of a word and a value; the words: command, invalid, receipt, cancel, status,
-        ready, lost.
+        check, ready, lost.
     :ivar blames: of each link that was lost.
     """
 
@@ -75,6 +75,11 @@ class RecordingReceiver:
     def status_asked(self, command_id: str) -> CommandState:
         self._note("status", command_id)
         return CommandState.QUEUED
+
+    def check_asked(self, command: ExecuteCommand) -> RelayError | None:
+        self._note("check", command)
+        answer = None if self._answer is None else self._answer(command)
+        return answer if isinstance(answer, RelayError) else None
 
     def link_ready(self, link: ILink) -> None:
         self.link = link

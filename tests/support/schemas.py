@@ -26,7 +26,13 @@ from relayd.uplink.link import Link
 from relayd.wire.dialects.events import AckReceived, EventReceived
 from relayd.wire.dialects.native import NativeRelayDialect, NativeServerDialect
 from relayd.wire.dialects.socketio import SocketIORelayDialect, SocketIOServerDialect
-from relayd.wire.messages import CANCEL_COMMAND, COMMAND_RESULT_RECEIVED, COMMAND_STATUS, EXECUTE_COMMAND
+from relayd.wire.messages import (
+    CANCEL_COMMAND,
+    CHECK_COMMAND,
+    COMMAND_RESULT_RECEIVED,
+    COMMAND_STATUS,
+    EXECUTE_COMMAND,
+)
 from relayd.wire.parsing import parse_execute_command, parse_question, parse_receipt
 from relayd.wire.unsent import Unsent
 
@@ -41,6 +47,7 @@ READERS: dict[str, Callable[[Any], object]] = {
     COMMAND_RESULT_RECEIVED: parse_receipt,
     CANCEL_COMMAND: functools.partial(parse_question, CANCEL_COMMAND),
     COMMAND_STATUS: functools.partial(parse_question, COMMAND_STATUS),
+    CHECK_COMMAND: functools.partial(parse_execute_command, event=CHECK_COMMAND),
 }
 #: Faults that one process reports: a peer may send very many.
 MOST_REPORTED: Final = 100

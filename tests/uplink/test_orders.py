@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.commands.dispatcher import Dispatcher, Limits
-from relayd.errors import Overloaded
+from relayd.errors import ForbiddenHost, Overloaded
 from relayd.interfaces import Blame
 from relayd.journal.memory import MemoryJournal
 from relayd.language.texts import english
@@ -25,6 +25,7 @@ from relayd.wire.dialects.socketio import SocketIORelayDialect
 from relayd.wire.relay_info import RelayInfo
 from tests.support.dispatching import HeldRunner
 from tests.support.receiver import RecordingReceiver
+from tests.support.schemas import malformed
 from tests.support.uplink import ORDER
 from tests.support.uplink_parts import MemoryWire, settings
 from tests.wire.test_relay_info import info
@@ -94,6 +95,28 @@ class OrdersTests(SynchronousTestCase):
         (frame,) = self.wire.sent
         name, answer = json.loads(frame[frame.index(b"[") :])
         self.assertEqual((name, answer["version"]), ("relay_info", "1"))
+
+    def test_what_the_rules_say(self) -> None:
+        """In the words of a refusal; nothing is ordered by it."""
+        error = ForbiddenHost(host="db", port=22, reason="no")
+        for refusal in (None, error):
+            self.receiver._answer = None if refusal is None else lambda command: error
+            self.receive("check_command", ORDER, 1)
+            self.receive("check_command", ORDER | {"commandId": 7})
+            ((answer,),) = self.acknowledged()
+            _, event = json.loads(self.wire.sent[1][self.wire.sent[1].index(b"[") :])
+            told = {} if refusal is None else {"code": "forbidden-host", "reason": str(error)}
+            self.assertEqual(answer, {"commandId": ORDER["commandId"], "allowed": refusal is None} | told)
+            self.assertEqual(event, answer | {"commandId": 7})
+            self.wire.sent.clear()
+        self.assertEqual(set(self.receiver.words()), {"check"})
+        self.assertEqual(self.orders.commands, 0)
+
+    def test_rules_for_what_is_no_command(self) -> None:
+        for wrong in (ORDER | {"port": "x"}, {}, None):
+            self.receive("check_command", malformed(wrong, "check_command"), 1)
+            self.assertIn("check_command", self.acknowledged().pop()[0]["error"])
+        self.assertEqual(self.receiver.words(), [])
 
     def test_a_relay_that_tells_nothing(self) -> None:
         self.info = None

@@ -29,7 +29,8 @@ from relayd.hub.decisions.slots import UNDER_WAY
 from relayd.hub.decisions.states import ENDS
 from relayd.hub.decisions.under_way import SECOND, Patience
 from relayd.hub.runs.changes import MOST_LIVE, MOST_RESULTS, Changes, Progress
-from relayd.hub.runs.errors import NotNow, TooManyOpen
+from relayd.hub.runs.dry_run import Planned, plan_run
+from relayd.hub.runs.errors import NotNow, RunError, TooManyOpen
 from relayd.hub.runs.interfaces import Inventory, Login, RelayLink, RelayLinks, Sealing
 from relayd.hub.runs.late import Late, record_late
 from relayd.hub.runs.open_run import OpenRun, say_late
@@ -172,6 +173,18 @@ class Engine:
             return await self._place(place_rerun, run_id, which, request, template)
 
         return _detached(make())
+
+    def dry_run(self, order: Order, *, allowed: Allowed = None) -> Deferred[list[Planned]]:
+        """
+        What an order would do; nothing is ordered.
+
+        :return: fires with one for each host; fails with `RunError`.
+        """
+        try:
+            checked = check_order(order)
+        except RunError:
+            return fail()
+        return plan_run(self._store, self._inventory, self.links, self._online, checked, allowed, self._now())
 
     def pause(self, run_id: str) -> Deferred[None]:
         """Send nothing new; fires when that is stored, fails with `NotNow` or `NotFound`."""
@@ -465,7 +478,7 @@ class Engine:
         sent = {
             slot: Sent(
                 relay=member.relay or "",
-                journal=member.relay_journal or "",
+                journal=member.journal_id or "",
                 sent_at=member.sent_at or now,
                 accepted_at=member.accepted_at,
                 cancelled=member.cancel_asked_at is not None,

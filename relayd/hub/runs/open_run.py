@@ -121,7 +121,7 @@ class OpenRun:
             effect.slot,
             state=InvocationState.SENT,
             relay=effect.relay,
-            relay_journal=effect.journal,
+            journal_id=effect.journal,
             sent_at=self._now(),
             deadline=effect.deadline,
         )
@@ -139,7 +139,7 @@ class OpenRun:
             effect.slot,
             state=InvocationState.QUEUED,
             relay=None,
-            relay_journal=None,
+            journal_id=None,
             sent_at=None,
             deadline=effect.deadline,
         )
@@ -166,7 +166,7 @@ class OpenRun:
             values |= {f"{stream}_kept": kept for stream, kept in outputs.kept_so_far().items()}
         if not effect.sent:
             self.relays[effect.slot] = None
-            values |= {"relay": None, "relay_journal": None, "sent_at": None}
+            values |= {"relay": None, "journal_id": None, "sent_at": None}
         self._row(effect.slot, **values)
 
     def _end_by_result(self, effect: EndByResult) -> None:

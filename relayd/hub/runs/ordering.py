@@ -163,32 +163,11 @@ def place_rerun(
         if known is not None:
             return Placed(known, None, ())
     former = get_run(connection, former_id)
-    if former.state not in RUN_ENDS:
-        raise NotNow(what=Text("run"), name=former_id, state=str(former.state))
-    if former.command.get("secrets"):
-        raise SecretsGone(run=former_id)
-    found = inventory.hosts(connection)
-    hosts = {host.id: host for host in found if request.allowed is None or request.allowed(host)}
-    repeated = [
-        member
-        for member in members_of(connection, former_id)
-        if is_rerun(which, member.state, member.sent_at is not None) and member.host_id in hosts
-    ]
-    if not repeated:
-        reason = Text(
-            "none of the invocations of {run} is such ({which}) on a host that is still there",
-            run=former_id,
-            which=str(which),
-        )
-        raise NoHosts(reason=reason)
-    if len(repeated) > room:
-        raise TooManyOpen(open=MAX_SIZE - room + len(repeated), most=MAX_SIZE)
+    pairs = _repeated(connection, inventory, former, which, request.allowed)
+    if len(pairs) > room:
+        raise TooManyOpen(open=MAX_SIZE - room + len(pairs), most=MAX_SIZE)
     now = times["now"]
-    members = [
-        NewInvocation(new_id(now), host.id, host.name, host.snapshot, member.id)
-        for member in repeated
-        for host in (hosts[member.host_id],)
-    ]
+    members = [NewInvocation(new_id(now), host.id, host.name, host.snapshot, member.id) for member, host in pairs]
     within = former.command.get("deliverWithin")
     new = NewRun(
         id=run_id,
@@ -206,7 +185,31 @@ def place_rerun(
         rerun_of=former_id,
     )
     run = add_run(connection, new, members)
-    return Placed(run, members, [Aim(member.host_id, hosts[member.host_id].relays) for member in members])
+    return Placed(run, members, [Aim(host.id, host.relays) for _, host in pairs])
+
+
+def _repeated(
+    connection: Connection, inventory: Inventory, former: Run, which: Rerun, allowed: Allowed
+) -> list[tuple[Member, InventoryHost]]:
+    """The invocations that are ordered again, with their hosts as they are now."""
+    if former.state not in RUN_ENDS:
+        raise NotNow(what=Text("run"), name=former.id, state=str(former.state))
+    if former.command.get("secrets"):
+        raise SecretsGone(run=former.id)
+    hosts = {host.id: host for host in inventory.hosts(connection) if allowed is None or allowed(host)}
+    found = [
+        (member, hosts[member.host_id])
+        for member in members_of(connection, former.id)
+        if is_rerun(which, member.state, member.sent_at is not None) and member.host_id in hosts
+    ]
+    if not found:
+        reason = Text(
+            "none of the invocations of {run} is such ({which}) on a host that is still there",
+            run=former.id,
+            which=str(which),
+        )
+        raise NoHosts(reason=reason)
+    return found
 
 
 def load_run(connection: Connection, run: Run) -> Loaded:

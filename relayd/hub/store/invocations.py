@@ -30,7 +30,7 @@ class Invocation(Struct, frozen=True, kw_only=True):
     host_id: str
     host_name: str
     relay: str | None
-    relay_journal: str | None
+    journal_id: str | None
     state: InvocationState
     deadline: int | None
     sent_at: int | None
@@ -141,7 +141,7 @@ class Member(Struct, frozen=True, gc=False):
     host_name: str
     host: str
     relay: str | None
-    relay_journal: str | None
+    journal_id: str | None
     state: InvocationState
     sent_at: int | None
     accepted_at: int | None

@@ -238,8 +238,9 @@ invocations: Final = Table(
     Column("host", _Text, nullable=False),
     #: The relay that it was sent to, by name; null: to none yet.
     Column("relay", _Text),
-    #: The name of that relay's journal then: a command is sent again only to the same one, which joins duplicates.
-    Column("relay_journal", _Text),
+    #: The name of that relay's journal then: it is sent again only to the same one, which joins it with what it has. A
+    #: new machine of that name, or a second one, would run it once more. Null: none is known; nothing is sent twice.
+    Column("journal_id", _Text),
     #: Whether a result has said how it ended, which is final; else the hub has said so.
     Column("with_result", Boolean, nullable=False, server_default=text("false")),
     Column("state", _Text, nullable=False),

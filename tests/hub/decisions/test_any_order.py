@@ -142,6 +142,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.storing: list[Store] = []
         #: What was being stored as sent, and was changed again before it was stored.
         self.superseded: set[int] = set()
+        #: What was written to links that are gone.
+        self.in_doubt: set[int] = set()
         #: Questions that relays have not answered.
         self.answers: list[tuple[int, str]] = []
         self.written: Counter[tuple[int, str]] = Counter()
@@ -172,7 +174,10 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.run_state is RunState.RUNNING, "something is written although the run was paused or stopped"
         assert not row.cancelled, "something is written although it was cancelled"
         assert effect.again == bool(self.written[key])
+        assert effect.relay in self.online
         if effect.again:
+            assert effect.slot in self.in_doubt, "it was written to the same link before"
+            self.in_doubt.remove(effect.slot)
             assert RELAYS[effect.relay], "sent twice to a program that does not join duplicates"
         self.written[key] += 1
         assert len({relay for slot, relay in self.written if slot == effect.slot and self.written[slot, relay]}) == 1
@@ -265,6 +270,9 @@ class AnyOrder(RuleBasedStateMachine):
         # Also for one that is there already: it says late what it is.
         self.do(self.machine.relay_online(name, self.now))
 
+    def doubt(self, name: str) -> None:
+        self.in_doubt |= {slot for slot, relay in self.written if relay == name and self.written[slot, relay]}
+
     @rule(name=st.sampled_from(sorted(RELAYS)), often=st.integers(0, 5))
     def relay_loses_its_memory(self, name: str, often: int) -> None:
         if name not in self.online and not often:
@@ -274,6 +282,7 @@ class AnyOrder(RuleBasedStateMachine):
     def relay_is_lost(self, name: str, arrive: bool) -> None:
         if name in self.online:
             relay = self.relays[name]
+            self.doubt(name)
             orders, relay.link = relay.link, []
             for slot in orders if arrive else ():
                 self.executed[slot] += relay.order(slot)
@@ -316,6 +325,7 @@ class AnyOrder(RuleBasedStateMachine):
         if name in self.online and relay.link:
             slot = relay.link.pop()
             self.written[slot, name] -= 1
+            self.doubt(name)
             for other in relay.link:
                 self.executed[other] += relay.order(other)
             relay.link.clear()
@@ -386,6 +396,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.storing.clear()
         self.answers.clear()
         self.superseded.clear()
+        self.in_doubt = set(range(len(self.rows)))
         self.online.clear()
         self.since.clear()
         self.places = Places()
@@ -448,6 +459,13 @@ class AnyOrder(RuleBasedStateMachine):
                 assert row.state not in CERTAINLY_NOT_RUN, f"{row.state}, although it ran"
             elif row.state in ENDS:
                 assert row.state not in (InvocationState.SUCCEEDED, InvocationState.FAILED), "it did not run"
+
+    @invariant()
+    def nothing_waits_in_vain(self) -> None:
+        if hasattr(self, "machine") and self.run_state is RunState.RUNNING and self.machine._pace.room > 0:
+            assert self.machine.slots.turn() is None, "its turn has come"
+            for slot in self.machine.slots.of(frozenset({InvocationState.QUEUED})):
+                assert self.machine._queues.relay_for(slot) is None, "it could be sent"
 
     @invariant()
     def nothing_is_forgotten(self) -> None:

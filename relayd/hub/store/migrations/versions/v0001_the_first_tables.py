@@ -169,7 +169,7 @@ def upgrade() -> None:
         sa.Column("host_name", _Text, nullable=False),
         sa.Column("host", _Text, nullable=False),
         sa.Column("relay", _Text, nullable=True),
-        sa.Column("relay_journal", _Text, nullable=True),
+        sa.Column("journal_id", _Text, nullable=True),
         sa.Column("with_result", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("state", _Text, nullable=False),
         sa.Column("deadline", sa.BigInteger(), nullable=True),

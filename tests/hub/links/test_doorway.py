@@ -18,8 +18,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.hub import HubSettings
-from relayd.hub.bounded_server import MAX_JOINING, MAX_REQUEST
-from relayd.hub.doorway import PATIENCE, Doorway, origin_of
+from relayd.hub.links.bounded_server import MAX_JOINING, MAX_REQUEST
+from relayd.hub.links.doorway import PATIENCE, Doorway, origin_of
 from relayd.network.flow import MAX_BEHIND
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import Connected, EventReceived
@@ -121,7 +121,7 @@ class RequestTests(HubTestCase):
         return stranger
 
     def held(self) -> int:
-        return sum(len(connection.data) for connection in self.hub._factory.connections)
+        return sum(len(connection.data) for connection in self.hub.links.factory.connections)
 
     async def test_a_header_without_an_end(self) -> None:
         stranger = await self.stranger()
@@ -166,7 +166,7 @@ class RequestTests(HubTestCase):
         await stranger.closed
 
     async def test_nothing_is_kept_after_the_refusal(self) -> None:
-        connection = self.hub._factory.buildProtocol(None)
+        connection = self.hub.links.factory.buildProtocol(None)
         transport = _Deaf()
         connection.makeConnection(transport)
         for _ in range(50):
@@ -177,12 +177,12 @@ class RequestTests(HubTestCase):
     async def test_those_that_do_not_join_are_bounded(self) -> None:
         strangers = [await self.stranger() for _ in range(12)]
         await self.until(lambda: sum(stranger.closed.called for stranger in strangers) == 7)
-        self.assertEqual(len(self.hub._factory.connections), 5)
+        self.assertEqual(len(self.hub.links.factory.connections), 5)
         strangers[0].transport.abortConnection()
         await strangers[0].closed
-        await self.until(lambda: len(self.hub._factory.connections) == 4)
+        await self.until(lambda: len(self.hub.links.factory.connections) == 4)
         client = await self.relay()
-        self.assertEqual(len(self.hub._factory.doorway._waiting), 4, "a relay is one no more")
+        self.assertEqual(len(self.hub.links.factory.doorway._waiting), 4, "a relay is one no more")
         others = [await self.relay(native, "r2", KEY + "2")]
         for relay in (client, *others):
             relay.sendClose()
@@ -195,10 +195,10 @@ class RequestTests(HubTestCase):
         """It need not answer the good-bye."""
         client = await self.dial(socketio, key="wrong" * 10, closeHandshakeTimeout=0)
         await client.next(Connected)
-        self.assertEqual(len(self.hub._factory.doorway._waiting), 1)
+        self.assertEqual(len(self.hub.links.factory.doorway._waiting), 1)
         await client.closed
-        await self.until(lambda: not self.hub._factory.connections)
-        self.assertEqual(len(self.hub._factory.doorway._waiting), 0)
+        await self.until(lambda: not self.hub.links.factory.connections)
+        self.assertEqual(len(self.hub.links.factory.doorway._waiting), 0)
 
 
 class _Deaf:

@@ -1,5 +1,5 @@
 """
-relayd.hub.heartbeat, with a connection that only notes why it is dropped.
+relayd.hub.links.heartbeat, with a connection that only notes why it is dropped.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.hub import HubSettings
-from relayd.hub.heartbeat import LEAST_PROGRESS, Heartbeat
+from relayd.hub.links.heartbeat import LEAST_PROGRESS, Heartbeat
 
 
 class Connection:
-    """Stands in for a `relayd.hub.bounded_server.BoundedServer`."""
+    """Stands in for a `relayd.hub.links.bounded_server.BoundedServer`."""
 
     def __init__(self) -> None:
         self.flow = SimpleNamespace(writable=True)

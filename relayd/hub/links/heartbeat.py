@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.hub.bounded_server import BoundedServer
+from relayd.hub.links.bounded_server import BoundedServer
 from relayd.hub.settings import HubSettings
 from relayd.language.texts import span
 

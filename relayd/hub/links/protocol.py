@@ -9,15 +9,16 @@ from typing import Any, Final, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.util import encode_truncate
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relayd.errors import InvalidMessage, ProtocolError
-from relayd.hub.doorway import Doorway
-from relayd.hub.handshake import HandshakeServer
-from relayd.hub.heartbeat import Heartbeat
+from relayd.hub.links.doorway import Doorway
+from relayd.hub.links.handshake import HandshakeServer
+from relayd.hub.links.heartbeat import Heartbeat
+from relayd.hub.links.identity import RelayIdentity, RelayProgram
 from relayd.hub.settings import HubSettings
 from relayd.language.texts import printable, span
 from relayd.wire.dialects import native
@@ -31,6 +32,7 @@ from relayd.wire.dialects.events import (
     Ignored,
 )
 from relayd.wire.messages import (
+    CHECK_COMMAND,
     COMMAND_OUTPUT,
     COMMAND_RESULT,
     COMMAND_RESULT_RECEIVED,
@@ -43,12 +45,21 @@ from relayd.wire.messages import (
     CommandStatus,
     ExecuteCommand,
 )
-from relayd.wire.parsing import parse_command_output, parse_command_result, parse_command_status
+from relayd.wire.parsing import (
+    parse_command_output,
+    parse_command_result,
+    parse_command_status,
+    parse_policy_answer,
+)
+from relayd.wire.policy_answer import PolicyAnswer
 
 _log = Logger("relayd.hub")
 
-#: WebSocket close codes (RFC 6455, section 7.4.1).
-_NORMAL, _GOING_AWAY, _PROTOCOL_ERROR = 1000, 1001, 1002
+#: WebSocket close codes (RFC 6455, section 7.4.1, and the IANA registry).
+NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
+SERVICE_RESTART: Final = 1012
+_PROTOCOL_ERROR: Final = 1002
 
 #: Characters of results of one relay that may wait to be recorded, before no more is read from it.
 MAX_RECORDING: Final = 32 * 1024 * 1024
@@ -59,8 +70,8 @@ _RESULT_SIZE: Final = 4096
 class RelayListener(Protocol):
     """What connections ask of the main server, and what they report to it."""
 
-    def accepts(self, proxy_id: str, api_key: str) -> bool:
-        """Whether *api_key* is the key of that relay."""
+    def authenticate(self, proxy_id: str, api_key: str, address: str) -> Deferred[RelayIdentity | None]:
+        """See `relayd.hub.links.identity.Authenticate`."""
 
     def relay_connected(self, link: RelayConnection) -> None:
         """``link.proxy_id`` has joined, with the right key."""
@@ -71,14 +82,14 @@ class RelayListener(Protocol):
     def record(self, link: RelayConnection, result: CommandResult) -> Deferred[object] | None:
         """A result has arrived: its receipt is sent when the Deferred fires, or at once for ``None``."""
 
-    def result_received(self, link: RelayConnection, result: CommandResult) -> None:
-        """A result has arrived and is recorded, and a receipt for it was sent."""
-
     def output_received(self, link: RelayConnection, output: CommandOutput) -> None:
         """A piece of the output of a running command has arrived."""
 
     def status_received(self, link: RelayConnection, status: CommandStatus) -> None:
         """The relay reports the state of a command, other than in an acknowledgement."""
+
+    def check_received(self, link: RelayConnection, answer: PolicyAnswer) -> None:
+        """The relay says what its rules say of a command, other than in an acknowledgement."""
 
     def info_received(self, link: RelayConnection, data: object) -> None:
         """The relay tells what it is, or that it does not tell it, other than in an acknowledgement."""
@@ -97,13 +108,17 @@ class RelayConnection(HandshakeServer):
     More than 25 methods, as autobahn is adapted by overriding, and each of its events is one.
 
     :ivar proxy_id: the relay's name, which is only a claim until `RelayListener.relay_connected`.
+    :ivar program: what it tells of itself.
+    :ivar answered_close: whether it has answered the good-bye, so that its end was alive.
     """
 
     factory: RelayConnectionFactory
     transport: Any
 
     def __init__(self, clock: IReactorTime, listener: RelayListener, settings: HubSettings) -> None:
-        super().__init__(listener.accepts, settings)
+        super().__init__(listener.authenticate, settings)
+        self.program = RelayProgram()
+        self.answered_close = False
         self._clock = clock
         self._listener = listener
         self._heartbeat = Heartbeat(clock, settings, self, self._ping)
@@ -111,6 +126,24 @@ class RelayConnection(HandshakeServer):
         self._join_deadline: IDelayedCall | None = None
         #: Characters of results that are being recorded.
         self._recording = 0
+        self._all_recorded: list[Deferred[None]] = []
+
+    @property
+    def shown_peer(self) -> str:
+        """Where it comes from, for the log."""
+        if not self._settings.trusted_proxies or self.address == str(getattr(self.transport.getPeer(), "host", "")):
+            return str(self.peer)
+        return f"{self.address or 'an unknown address'} through {self.peer}"
+
+    @property
+    def journal_id(self) -> str:
+        """Names the record of what the program at the other end was sent; empty: none is known."""
+        return self.program.journal_id
+
+    @property
+    def joins_duplicates(self) -> bool:
+        """Whether what was sent to the same `journal_id` before may be sent again: it runs once."""
+        return self.program.joins_duplicates
 
     # What the main server does with it
 
@@ -120,26 +153,14 @@ class RelayConnection(HandshakeServer):
 
         :return: the number that its acknowledgement will carry; ``None`` where the dialect has no acknowledgements.
         """
-        return self._order(EXECUTE_COMMAND, command.to_wire())
+        return self.ask(EXECUTE_COMMAND, command.to_wire())
 
-    def ask(self, event: str, command_id: str) -> int | None:
+    def ask(self, event: str, data: object) -> int | None:
         """
-        Send ``cancel_command`` or ``command_status``.
+        Send an event that is answered, or an order: however many wait, what the relay sends meanwhile is read.
 
         :return: as `send_command`.
         """
-        return self._order(event, {"commandId": command_id})
-
-    def ask_info(self) -> int | None:
-        """
-        Send ``relay_info``.
-
-        :return: as `send_command`.
-        """
-        return self._order(RELAY_INFO, {})
-
-    def _order(self, event: str, data: object) -> int | None:
-        """Send an event as an order of ours: however many orders wait, what the relay sends meanwhile is read."""
         ack_id = self._dialect.request(event, data)
         self._answering = False
         try:
@@ -148,14 +169,20 @@ class RelayConnection(HandshakeServer):
             self._answering = True
         return ack_id
 
-    def shut(self, reason: str, *, going_away: bool = False) -> None:
-        """Close the connection in the dialect's own way; autobahn enforces it after some seconds."""
+    def shut(self, reason: str, code: int = NORMAL) -> None:
+        """
+        Close the connection; autobahn enforces it after some seconds.
+
+        :param code: of the close frame. `NORMAL` also tells a relay that speaks Socket.IO that it is not wanted. With
+            another one it comes again: common clients stay away once the main server has disconnected them.
+        """
         if self.state in (self.STATE_CONNECTING, self.STATE_CLOSED):
             self.transport.abortConnection()
             return
-        self._dialect.close()
+        if code == NORMAL:
+            self._dialect.close()
         self._flush()
-        self._end(_GOING_AWAY if going_away else _NORMAL, reason)
+        self._end(code, reason)
 
     # The beginning
 
@@ -232,7 +259,7 @@ class RelayConnection(HandshakeServer):
             elif isinstance(event, AckReceived):
                 self._listener.ack_received(self, event.ack_id, event.data)
             elif isinstance(event, Disconnected):
-                self._end(_NORMAL, "")
+                self._end(NORMAL, "")
             elif isinstance(event, Broken):
                 self._break(event.reason)
             elif isinstance(event, Ignored):
@@ -240,12 +267,12 @@ class RelayConnection(HandshakeServer):
         self._flush()
 
     def _join(self) -> None:
-        if not self._authentic:
+        if self.identity is None:
             # as the known main servers do: the namespace is joined first, then comes the disconnect packet
             _log.warn("Refused relay {proxy_id} from {peer}", proxy_id=self.shown_id, peer=self.peer)
             self._dialect.refuse("The proxyId or the apiKey is wrong.")
             self._flush()
-            self._end(_NORMAL, "")
+            self._end(NORMAL, "")
             return
         if self._join_deadline is not None:
             self._join_deadline.cancel()
@@ -264,6 +291,8 @@ class RelayConnection(HandshakeServer):
                 self._listener.output_received(self, parse_command_output(event.data))
             elif event.name == COMMAND_STATUS:
                 self._listener.status_received(self, parse_command_status(event.data))
+            elif event.name == CHECK_COMMAND:
+                self._listener.check_received(self, parse_policy_answer(event.data))
             elif event.name == RELAY_INFO:
                 self._listener.info_received(self, event.data)  # which may be an error, as in an acknowledgement
             else:
@@ -288,11 +317,22 @@ class RelayConnection(HandshakeServer):
     def _count_recording(self, size: int) -> None:
         self._recording += size
         self.pause("its results wait to be recorded", self._recording > MAX_RECORDING)
+        if not self._recording:
+            waiting, self._all_recorded = self._all_recorded, []
+            for each in waiting:
+                each.callback(None)
+
+    def when_recorded(self) -> Deferred[None]:
+        """A Deferred that fires once no result is being recorded: each has its receipt then.  It can be cancelled."""
+        if not self._recording:
+            return succeed(None)
+        recorded: Deferred[None] = Deferred(self._all_recorded.remove)
+        self._all_recorded.append(recorded)
+        return recorded
 
     def _recorded(self, result: CommandResult) -> None:
         # a result that nobody waits for is confirmed too: the relay would send it again for ever
         self._confirm({"success": True}, result.command_id)
-        self._listener.result_received(self, result)
 
     def _unrecorded(self, result: CommandResult, why: Failure) -> None:
         name = printable(result.command_id, MAX_COMMAND_ID)
@@ -319,6 +359,7 @@ class RelayConnection(HandshakeServer):
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         self._heartbeat.stop()
+        self.answered_close = wasClean and self.closedByMe
         if self._join_deadline is not None and self._join_deadline.active():
             self._join_deadline.cancel()
         if self._joined:

@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred
 
 LinkT = TypeVar("LinkT")
 
-#: What identifies a question: the number of its acknowledgement or, where the dialect has none, its ``commandId``;
-#: ``None``: it is about the relay.
-Mark = int | str | None
+#: What identifies a question: the number of its acknowledgement or, where the dialect has none, its ``commandId``,
+#: with the name of its event where it is not about the state of a command; ``None``: it is about the relay.
+Mark = int | str | tuple[str, str] | None
 
 
 class Questions(Generic[LinkT]):

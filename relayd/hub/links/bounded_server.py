@@ -43,6 +43,8 @@ class BoundedServer(WebSocketServerProtocol):
         #: The payload of the ping to answer when something can be sent again.
         self._unanswered: bytes | None = None
         self._most = 0
+        #: What came after the request while nothing may be read; ``None``: all is read.
+        self._held: bytes | None = None
 
     def trust(self) -> None:
         """The peer has joined: its messages may have their full size."""
@@ -74,6 +76,16 @@ class BoundedServer(WebSocketServerProtocol):
         else:
             self.transport.resumeProducing()
 
+    def hold(self, why: str, on: bool) -> None:
+        """Like `pause`, but not even what the transport had read already, such as with TLS, is looked at."""
+        self.pause(why, on)
+        if on:
+            self._held = b""
+        elif self._held is not None:
+            held, self._held = self._held, None
+            if held:
+                self.dataReceived(held)
+
     # What Twisted and autobahn tell
 
     def connectionMade(self) -> None:
@@ -84,6 +96,11 @@ class BoundedServer(WebSocketServerProtocol):
     def dataReceived(self, data: bytes) -> None:
         if self.state == self.STATE_CLOSED:
             return  # autobahn would keep the data
+        if self._held is not None:
+            self._held += data
+            if len(self._held) > MAX_REQUEST:
+                self.drop("it sends too much before its key is checked")
+            return
         if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > MAX_REQUEST:
             end = (self.data + data).find(_END, 0, MAX_REQUEST)
             if end < 0:

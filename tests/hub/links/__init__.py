@@ -1,0 +1,1 @@
+"""The main server of relayd, in both dialects."""

@@ -1,0 +1,1 @@
+"""Relays at the hub: keys, enrolment, presence."""

@@ -125,6 +125,16 @@ class SendTests(MachineCase):
         (end,) = of(End, machine.status(0, CommandState.UNKNOWN, 91 * SECOND))
         self.assertEqual((end.end, end.code), ("unknown", "order-lost"))
 
+    def test_a_stopped_run_asks_where_it_would_have_sent_again(self) -> None:
+        self.connect("a")
+        machine = self.machine("h1 a", "h2 a", "h3 b", wait=10**9, most=0)
+        self.sent(machine, machine.start(0))
+        machine.relay_offline("a", 1)
+        machine.result(0, FAILED, 2)
+        self.assertEqual(machine.state, RunState.STOPPING)
+        effects = machine.relay_online("a", 3)
+        self.assertEqual((of(Write, effects), of(Ask, effects)), ([], [Ask(1, "a")]))
+
     def test_what_a_relay_has_is_left_to_it(self) -> None:
         self.connect("a")
         machine = self.machine("h a")

@@ -205,6 +205,18 @@ class EndTests(MachineCase):
 
 
 class CancelTests(MachineCase):
+    def test_what_was_stored_for_another_relay_is_not_written(self) -> None:
+        self.connect("a")
+        machine = self.machine("h a b", wait=10**9)
+        (first,) = of(Store, machine.start(0))
+        del self.online["a"]
+        self.connect("b")
+        machine.relay_online("b", 1)
+        (second,) = of(Store, machine.relay_offline("a", 1))
+        self.assertEqual((first.relay, second.relay), ("a", "b"))
+        self.assertEqual(machine.stored(0, first.number, 2), [])
+        self.assertEqual(machine.stored(0, second.number, 3), [Write(0, "b", False)])
+
     def test_cancelled_between_the_store_and_the_link(self) -> None:
         self.connect("a")
         machine = self.machine("h a")

@@ -215,7 +215,8 @@ def to_main_server() -> dict[str, Schema]:
 
 def shared() -> dict[str, Schema]:
     """What several of them refer to."""
-    told = (relay_info.RelayInfo, relay_info.RelayLimits, relay_info.KnownHosts, policy_answer.PolicyAnswer)
+    about_itself = (relay_info.RelayInfo, relay_info.RelayLimits, relay_info.KnownHosts, relay_info.MainServers)
+    told = (*about_itself, policy_answer.PolicyAnswer)
     return (
         shapes.SHARED
         | {"JumpHost": _of_type(parsing.WireServer), "CommandStatus": _status(), "Fetched": _fetched()}

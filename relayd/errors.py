@@ -85,6 +85,12 @@ class BecomeUnsupported(RelayError):
     phase = "receive"
 
 
+class BecomeMismatch(BecomeUnsupported):
+    """The command was not run: the relay's tables of hosts say become = "{method}" for {host}:{port}, which needs
+    shell = "{needed}" there, and they do not say so. The relay's operator finds the tables with "relayctl hosts
+    explain", and corrects them. A command with "become": false runs as the user who logs in."""
+
+
 class ScriptUnsupported(RelayError):
     """{host}:{port} cannot run scripts: the relay's table of hosts says that the shell there is {shell}. Send a
     command."""
@@ -115,6 +121,11 @@ class FieldUnsupported(RelayError):
 
     code = "field-unsupported"
     phase = "receive"
+
+
+class PtyUnsupported(FieldUnsupported):
+    """{host} is a network device: it always has a terminal, and its output always comes without control sequences.
+    Leave pty out."""
 
 
 class DeviceLines(RelayError):

@@ -278,8 +278,13 @@ class IAudit(Interface):
         :param duration: seconds since it was received.
         """
 
-    def record_recovered(command_id: str, outcome: str) -> None:
-        """A command that an earlier process left unfinished has its result; *outcome*: as in `record_ended`."""
+    def record_recovered(command_id: str, outcome: str, server: str = "") -> None:
+        """
+        A command that an earlier process left unfinished has its result.
+
+        :param outcome: as in `record_ended`.
+        :param server: the main server that ordered it, where there are several.
+        """
 
     def record_refused(command: ExecuteCommand, error: RelayError) -> None:
         """*command* was not accepted."""

@@ -20,7 +20,7 @@ from relayd.ssh_texts import RunnerSettings
 from relayd.uplink.headers import read_headers
 from relayd.uplink.settings import LiveUplinkSettings, UplinkSettings
 from relayd.wire.parsing import FEATURES
-from relayd.wire.relay_info import KnownHosts, RelayInfo, RelayLimits
+from relayd.wire.relay_info import KnownHosts, MainServers, RelayInfo, RelayLimits
 
 
 def limits_of(config: Config) -> Limits:
@@ -86,6 +86,7 @@ def relay_info_of(config: Config, uptime: float, journal_id: str = "") -> RelayI
     if config.relay_info == "none":
         return None
     known = config.hosts if config.relay_info == "full" else ()
+    number = len(config.each_server)
     return RelayInfo(
         version=__version__,
         uptime=round(uptime, 3),
@@ -102,6 +103,7 @@ def relay_info_of(config: Config, uptime: float, journal_id: str = "") -> RelayI
         labels=dict(label.split("=", 1) for label in config.label or ()),
         hosts=tuple(KnownHosts(patterns=rule.hosts, name=rule.name or None) for rule in known),
         journal_id=journal_id,
+        main_servers=None if number == 1 else MainServers(number=number, results_to=config.results_to),
     )
 
 

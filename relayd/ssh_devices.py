@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from relayd.errors import DeviceLines, FieldUnsupported
+from relayd.errors import DeviceLines, FieldUnsupported, PtyUnsupported
 from relayd.language.charsets import Unwritable, write_text
 from relayd.network.host_rules import HostSettings
 from relayd.ssh.device.run import DeviceRequest
@@ -19,7 +19,6 @@ from relayd.wire.messages import ExecuteCommand
 _CONTROLS: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 #: Asks for help in most families, is then gone, and what stands around it is one word: rules would see another text.
 _HELP: Final = "?"
-_ENABLE: Final = "enable"
 
 
 def is_device(site: HostSettings) -> bool:
@@ -38,6 +37,8 @@ def lines_of(command: ExecuteCommand, site: HostSettings, charset: str, *, exact
     for field in ("cwd", "env", "stdin", "become", "script", "files", "fetch"):
         if getattr(command, field):
             raise FieldUnsupported(field=field, host=command.written_host)
+    if command.pty:
+        raise PtyUnsupported(host=command.written_host)
     text = command.command.replace("\r\n", "\n").strip("\n")
     if control := _CONTROLS.search(text):
         raise DeviceLines(character=f"U+{ord(control[0]):04X}")
@@ -50,6 +51,7 @@ def lines_of(command: ExecuteCommand, site: HostSettings, charset: str, *, exact
 
 
 def request_of(
+    command: ExecuteCommand,
     target: Target,
     site: HostSettings,
     lines: tuple[bytes, ...],
@@ -62,10 +64,10 @@ def request_of(
     :param lines: see `lines_of`.
     :raises SSHError: when the file of the secret for the privileged mode cannot be used.
     """
-    become = site.become
+    become = site.become if command.become is None else None
     secret = None
     # A login that the main server brings may lead anywhere: the site's secret goes only where its own credential does.
-    if target.site and become is not None and become.method == _ENABLE and become.password_file is not None:
+    if target.site and become is not None and become.method == "enable" and become.password_file is not None:
         secret = first_line(become.password_file).encode()
     return DeviceRequest(
         target=target,

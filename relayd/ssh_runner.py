@@ -20,7 +20,6 @@ from relayd.errors import HostFailure, RelayError
 from relayd.interfaces import ICommandRunner, IOutputSink, Starting
 from relayd.language.charsets import UTF8
 from relayd.language.texts import Text, Translate, english
-from relayd.network.host_rules import HostSettings, Shell
 from relayd.network.pieces import to_base64
 from relayd.network.threads import in_pool
 from relayd.ssh.channels.output import Output
@@ -49,7 +48,7 @@ from relayd.ssh.settings import LiveSettings, SSHSettings
 from relayd.ssh.target import Target
 from relayd.ssh_devices import is_device, lines_of, request_of
 from relayd.ssh_logins import check_target, target_of
-from relayd.ssh_texts import HostTexts, RunnerSettings
+from relayd.ssh_texts import HostText, RunnerSettings, check_become
 from relayd.wire.failure_results import describe_error
 from relayd.wire.messages import BASE64, CommandResult, Details, ExecuteCommand, Fetched, StreamName, Timings
 
@@ -106,7 +105,7 @@ class SSHCommandRunner:
         self._reactor = reactor
         self._translate = translate
         self.client = SSHClient(reactor, ssh, allows)
-        self._texts = HostTexts(RunnerSettings() if settings is None else settings)
+        self._settings = RunnerSettings() if settings is None else settings
         self._credentials = CredentialTable(()) if credentials is None else credentials
 
     def configure(
@@ -114,18 +113,21 @@ class SSHCommandRunner:
     ) -> None:
         """Change the settings for new commands; see `SSHClient.configure`."""
         self.client.configure(ssh, allows)
-        self._texts = HostTexts(settings)
+        self._settings = settings
         self._credentials = credentials
 
     def refuses(self, command: ExecuteCommand) -> RelayError | None:
         """See `ICommandRunner.refuses`."""
         try:
             check_target(command, self._credentials)
-            if is_device(site := self._texts.said(command)):
-                lines_of(command, site, self._texts.charset(command), exactly=self._texts.settings.exact_text)
-            elif self._texts.charset(command) != UTF8 or site.shell not in (None, "posix"):  # else all can be written
-                self._texts.prepared(command, site.shell)
-            self._texts.files(command, check=True)
+            text = HostText(self._settings, command)
+            site = text.site
+            check_become(command, site)
+            if is_device(site):
+                self._lines_of(command, text)
+            elif text.charset != UTF8 or site.shell not in (None, "posix"):  # else all can be written
+                text.prepared(site.shell)
+            text.files(check=True)
         except SSHError as error:
             return _host_failure(error)
         except RelayError as error:
@@ -145,10 +147,11 @@ class SSHCommandRunner:
         """See `ICommandRunner.run_command`."""
         try:
             target = target_of(command, self._credentials)
-            site = self._texts.said(command)
-            if is_device(site):
-                return self._run_on_device(command, target, site, deadline, starting, output, timeout)
-            return self._run_in_shell(command, target, site.shell, deadline, starting, output, timeout, grace)
+            text = HostText(self._settings, command)
+            check_become(command, text.site)
+            if is_device(text.site):
+                return self._run_on_device(command, target, text, deadline, starting, output, timeout)
+            return self._run_in_shell(command, target, text, deadline, starting, output, timeout, grace)
         except SSHError as error:
             return fail(_host_failure(error))
         except RelayError:
@@ -158,17 +161,17 @@ class SSHCommandRunner:
         self,
         command: ExecuteCommand,
         target: Target,
-        shell: Shell | None,
+        text: HostText,
         deadline: float,
         starting: Starting,
         output: IOutputSink | None,
         timeout: float | None,
         grace: float | None,
     ) -> Deferred[CommandResult]:
-        become = self._texts.become(command, target)
-        prepared = self._texts.prepared(command, shell, inner=become is not None)
-        files = self._texts.files(command)
-        terminal = self._texts.terminal(command)
+        shell = text.site.shell
+        become = text.become(target)
+        prepared = text.prepared(shell, inner=become is not None)
+        terminal = text.terminal()
         may_be_windows = shell is None and become is None and command.script is None
         running: Deferred[Any] = self.client.run(
             target,
@@ -184,11 +187,11 @@ class SSHCommandRunner:
             permission=starting,
             terminal=terminal,
             become=become,
-            windows=partial(self._texts.for_windows, command, found=True) if may_be_windows else None,
+            windows=partial(text.for_windows, found=True) if may_be_windows else None,
             needle=prepared.needle,
-            files=files,
+            files=text.files(),
         )
-        ran = _Ran(self._texts.charset(command), terminal is not None, None if become is None else become.user)
+        ran = _Ran(text.charset, terminal is not None, None if become is None else become.user)
         running.addCallbacks(self._ended, _translate, callbackArgs=(command, ran))
         return running
 
@@ -196,7 +199,7 @@ class SSHCommandRunner:
         self,
         command: ExecuteCommand,
         target: Target,
-        site: HostSettings,
+        text: HostText,
         deadline: float,
         starting: Starting,
         output: IOutputSink | None,
@@ -210,13 +213,16 @@ class SSHCommandRunner:
         """
         left = deadline - self._reactor.seconds()
         named = (round(left, 1) or left) if timeout is None else timeout
-        charset = self._texts.charset(command)
-        lines = lines_of(command, site, charset, exactly=self._texts.settings.exact_text)
-        request = request_of(target, site, lines, deadline, named)
+        request = request_of(command, target, text.site, self._lines_of(command, text), deadline, named)
         reader = None if output is None else _Reader(output).read
+        ran = _Ran(text.charset, False, None)
         running: Deferred[Any] = self.client.run_on_device(replace(request, reader=reader, permission=starting))
-        running.addCallbacks(self._ended, _translate, callbackArgs=(command, _Ran(charset, False, None)))
+        running.addCallbacks(self._ended, _translate, callbackArgs=(command, ran))
         return running
+
+    def _lines_of(self, command: ExecuteCommand, text: HostText) -> tuple[bytes, ...]:
+        """See `relayd.ssh_devices.lines_of`."""
+        return lines_of(command, text.site, text.charset, exactly=self._settings.exact_text)
 
     def _ended(self, completed: Completed, command: ExecuteCommand, ran: _Ran) -> Any:
         # A command that did not end when told to may still be writing.

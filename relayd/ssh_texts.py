@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from msgspec import Struct
 
-from relayd.errors import BecomeUnsupported, ChecksumMismatch, ScriptUnsupported, Unencodable
+from relayd.errors import BecomeMismatch, BecomeUnsupported, ChecksumMismatch, ScriptUnsupported, Unencodable
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.network import host_rules
 from relayd.network.host_rules import NOTHING_SAID, HostSettings, HostTable, Shell
@@ -44,56 +44,61 @@ class RunnerSettings(Struct, frozen=True, kw_only=True):
     exact_text: bool = False
 
 
-class HostTexts:
+def check_become(command: ExecuteCommand, site: HostSettings) -> None:
     """
-    Makes what hosts get.
+    Raise `BecomeUnsupported` where the shell of a host does not let a command become another user.
 
-    :ivar settings: what the hosts are told.
+    What a command for a network device asks for itself, `relayd.ssh_devices` refuses.
+    """
+    shell, host, port = site.shell or "posix", command.written_host, command.port
+    if command.become is None:
+        if site.become is not None and site.become.shell != shell:
+            raise BecomeMismatch(host=host, port=port, method=site.become.method, needed=site.become.shell)
+    elif command.become and shell not in ("posix", "device"):
+        raise BecomeUnsupported(host=host, port=port, shell=shell)
+
+
+class HostText:
+    """
+    What the host of one command gets.
+
+    :ivar site: what the site's tables say of the host.
+    :ivar charset: the character set of the command, and of its outputs unless it wants their bytes.
     """
 
-    def __init__(self, settings: RunnerSettings) -> None:
-        self.settings = settings
+    __slots__ = ("_command", "_settings", "charset", "site")
 
-    def charset(self, command: ExecuteCommand) -> str:
-        """The character set of *command*, and of its outputs unless it wants their bytes."""
-        if command.encoding is None or command.encoding == BASE64:
-            return self.said(command).output_encoding or self.settings.output_encoding
-        return command.encoding
+    def __init__(self, settings: RunnerSettings, command: ExecuteCommand) -> None:
+        self._settings = settings
+        self._command = command
+        hosts = settings.hosts
+        site = NOTHING_SAID if hosts.is_empty else hosts.of(command.host, command.port, command.username)
+        self.site = site
+        own = command.encoding
+        self.charset = (site.output_encoding or settings.output_encoding) if own is None or own == BASE64 else own
 
-    def said(self, command: ExecuteCommand) -> HostSettings:
-        """What the site's tables say of the host."""
-        hosts = self.settings.hosts
-        return NOTHING_SAID if hosts.is_empty else hosts.of(command.host, command.port, command.username)
-
-    def terminal(self, command: ExecuteCommand) -> Terminal | None:
+    def terminal(self) -> Terminal | None:
         """The pseudo-terminal that a command gets."""
-        pty = self.said(command).pty if command.pty is None else command.pty
+        command = self._command
+        pty = self.site.pty if command.pty is None else command.pty
         if isinstance(pty, Pty):
             return Terminal(pty.term, pty.cols, pty.rows)
         return Terminal() if pty else None
 
-    def become(self, command: ExecuteCommand, target: Target) -> Become | None:
+    def become(self, target: Target) -> Become | None:
         """
         As whom it runs.
 
-        :raises RelayError: when the host's shell does not let it.
+        :raises RelayError: when a password cannot be written in the character set of the command.
         :raises SSHError: when a file of the site cannot be used.
         """
-        said = self.said(command)
+        command = self._command
         try:
-            become = _become_of(command, target, said.become, self.charset(command))
+            return _become_of(command, target, self.site.become, self.charset)
         except UnicodeError:
-            raise Unencodable(field="become.password", encoding=self.charset(command)) from None
-        if become is not None and said.shell not in (None, "posix"):
-            raise BecomeUnsupported(host=command.written_host, port=command.port, shell=said.shell)
-        return become
+            raise Unencodable(field="become.password", encoding=self.charset) from None
 
-    def _directory(self, command: ExecuteCommand) -> str:
-        """Where *command* runs if it names no directory; empty: where the login leads."""
-        said = self.said(command).working_directory
-        return self.settings.working_directory if said is None else said
-
-    def prepared(self, command: ExecuteCommand, shell: Shell | None, *, inner: bool = False) -> Prepared:
+    def prepared(self, shell: Shell | None, *, inner: bool = False) -> Prepared:
         """
         What the host gets.
 
@@ -102,18 +107,20 @@ class HostTexts:
         :raises RelayError: when it cannot be written in its character set, or the host takes nothing of its kind.
         :raises SSHError: when the shell cannot be given the command.
         """
+        command = self._command
         if command.script is not None and shell not in (None, "posix"):
             raise ScriptUnsupported(host=command.written_host, port=command.port, shell=shell)
         if shell in ("cmd", "powershell"):
-            return self.for_windows(command, shell)
+            return self.for_windows(shell)
         if shell == "none":
-            return self._without_shell(command)
-        return self._for_posix(command, inner=inner)
+            return self._without_shell()
+        return self._for_posix(inner=inner)
 
-    def _for_posix(self, command: ExecuteCommand, *, inner: bool) -> Prepared:
+    def _for_posix(self, *, inner: bool) -> Prepared:
         """For a POSIX shell, or where nothing is known, in the character set of *command*."""
-        charset, part = self.charset(command), "command"
-        exactly = self.settings.exact_text
+        command = self._command
+        charset, part = self.charset, "command"
+        exactly = self._settings.exact_text
         try:
             lines, mark = b"", b""
             if command.script is None:
@@ -125,7 +132,8 @@ class HostTexts:
                 words = (command.script.interpreter, *command.script.args)
                 program, *args = (write_text(word, charset, exactly=exactly) for word in words)
                 text, mark = script_text(program, args)
-            directory = write_text(self._directory(command), charset, exactly=exactly)
+            said = self.site.working_directory
+            directory = write_text(self._settings.working_directory if said is None else said, charset, exactly=exactly)
             if inner and command.env and not directory:
                 directory = b"."
             part = "cwd"
@@ -133,7 +141,9 @@ class HostTexts:
             part = "env"
             # Without a shell, variables are sent separately, and no shell reads them.
             exactly = exactly and bool(cwd or directory)
-            env = [(name, write_text(value, charset, exactly=exactly)) for name, value in command.env]
+            env = []
+            if command.env:
+                env = [(name, write_text(value, charset, exactly=exactly)) for name, value in command.env]
         except (Unwritable, UnicodeError):
             raise Unencodable(field=part, encoding=charset) from None
         text, progress = surround(text, cwd, directory, env)
@@ -142,53 +152,56 @@ class HostTexts:
         in_text = bool(cwd or directory)
         return Prepared(
             text=text,
-            stdin=lines + self._stdin(command),
+            stdin=lines + self._stdin(),
             env=[] if in_text else env,
             progress=progress,
             ended_by="posix" if in_text else "server",
         )
 
-    def _without_shell(self, command: ExecuteCommand) -> Prepared:
+    def _without_shell(self) -> Prepared:
         """The text as it is."""
+        command = self._command
         if command.cwd or command.env:
             raise NoShell(host=command.host, port=command.port)
-        charset = self.charset(command)
+        charset = self.charset
         try:
-            text = write_text(command.command, charset, exactly=self.settings.exact_text)
+            text = write_text(command.command, charset, exactly=self._settings.exact_text)
         except (Unwritable, UnicodeError):
             raise Unencodable(field="command", encoding=charset) from None
-        return Prepared(text=text, stdin=self._stdin(command), ended_by="server")
+        return Prepared(text=text, stdin=self._stdin(), ended_by="server")
 
-    def for_windows(self, command: ExecuteCommand, shell: WindowsShell, *, found: bool = False) -> Prepared:
+    def for_windows(self, shell: WindowsShell, *, found: bool = False) -> Prepared:
         """
         For a shell of Windows, which gets its text in UTF-8 and writes in the character set of *command*.
 
         :param found: whether the host's server is known to start that shell.
         :raises SSHError: when the shell cannot be given the command.
         """
+        command = self._command
         order = Order(
             command=command.command,
             cwd=command.cwd or "",
             # --working-directory is one for POSIX hosts.
-            directory=self.said(command).working_directory or "",
+            directory=self.site.working_directory or "",
             env=command.env,
-            stdin=self._stdin(command),
-            charset=self.charset(command),
+            stdin=self._stdin(),
+            charset=self.charset,
         )
         if shell == "powershell":
             return powershell.prepare(order, within=found)
         return cmd.prepare(order, command.host, command.port)
 
-    def files(self, command: ExecuteCommand, *, check: bool = False) -> FileOrders | None:
+    def files(self, *, check: bool = False) -> FileOrders | None:
         """
         The files that a command brings and wants; ``None``: there are none.
 
         :param check: whether contents are to have the checksums that the command names.
         :raises RelayError: when one cannot be written in the character set of the command, or has another checksum.
         """
+        command = self._command
         if not command.files and not command.fetch:
             return None
-        charset = self.charset(command)
+        charset = self.charset
         writes = []
         for number, file in enumerate(command.files):
             field = f"files[{number}]"
@@ -205,13 +218,14 @@ class HostTexts:
             )
             for number, each in enumerate(command.fetch)
         )
-        posix = self.said(command).shell in (None, "posix")
+        posix = self.site.shell in (None, "posix")
         return FileOrders(writes=tuple(writes), reads=tuple(reads), posix=posix)
 
-    def _stdin(self, command: ExecuteCommand) -> bytes:
+    def _stdin(self) -> bytes:
+        command = self._command
         if not command.stdin_is_text:
             return command.stdin
-        return _in_charset("stdin", command.stdin.decode(), self.charset(command))
+        return _in_charset("stdin", command.stdin.decode(), self.charset)
 
 
 def _in_charset(field: str, text: str, charset: str) -> bytes:
@@ -237,9 +251,8 @@ def _become_of(command: ExecuteCommand, target: Target, said: host_rules.Become 
     :raises UnicodeError: when a password cannot be written in that character set.
     """
     ordered = command.become
-    method = None if said is None or said.method == "enable" else said.method  # that one is of network devices
-    if ordered is None and said is not None and method is not None:
-        ordered = wire.Become(method=method, user=said.user)
+    if ordered is None and said is not None and said.method != "enable":  # that one is of network devices
+        ordered = wire.Become(method=said.method, user=said.user)
     if ordered is None or isinstance(ordered, bool):
         return Become() if ordered else None
     password = None if ordered.password is None else ordered.password.reveal()

@@ -78,6 +78,12 @@ class Closer:
     def open(self) -> list[tuple[str, str]]:
         return []
 
+    def noted(self, name: str) -> str | None:
+        return None
+
+    def note(self, name: str, value: str) -> None:
+        pass
+
     def start(self) -> None:
         self.recorder.ask(f"start {self.name}")
 
@@ -174,6 +180,16 @@ class OrderTests(RelayCase):
         self.successResultOf(relay.stopService())
         self.assertEqual(self.recorder.asked[:2], ["start audit", "start uplink"])
         self.assertEqual(self.recorder.asked[-2:], ["close journal", "close audit"])
+
+    def test_what_an_earlier_process_left_is_audited(self) -> None:
+        """With the main server that ordered it."""
+        relay: Any = self.make(audited=True)
+        recorded: list[tuple[str, ...]] = []
+        relay._journal.open = lambda: [("c1", "outcome-unknown")]
+        relay._dispatcher.origin_of = lambda command_id: f"wss://orders-{command_id}.example"
+        relay._audit.record_recovered = lambda *said: recorded.append(said)
+        relay.startService()
+        self.assertEqual(recorded, [("c1", "outcome-unknown", "wss://orders-c1.example")])
 
     def test_each_step_waits_for_the_one_before(self) -> None:
         self.relay.startService()

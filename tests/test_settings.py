@@ -58,7 +58,7 @@ class LiveTests(ConfigCase):
         name = "switches"
         hosts = ["sw-*", "!sw-9"]
         users = ["s3cret-user"]
-        shell = "none"
+        shell = "posix"
         password-file = "api-key"
         become = "su"
         become-user = "s3cret-become"
@@ -84,6 +84,13 @@ class LiveTests(ConfigCase):
         self.assertIn("relay_info", wire["features"])
         self.assertTrue({"cwd", "via", "hostKey"} <= set(wire["features"]))
         self.assertFalse({"host", "password", "serverId"} & set(wire["features"]))
+        self.assertNotIn("mainServers", wire)
+        several = dataclasses.replace(config, server=("wss://s3cret-1", "wss://s3cret-2"), results_to="connected")
+        told = relay_info_of(several, 1.0)
+        assert told is not None
+        wire = json.loads(json.dumps(told.to_wire(10_000)))
+        self.assertEqual(wire["mainServers"], {"number": 2, "resultsTo": "connected"})
+        self.assertNotIn("s3cret", repr(wire))
         basic = relay_info_of(dataclasses.replace(config, relay_info="basic"), 1.0)
         assert basic is not None
         self.assertEqual((basic.hosts, basic.labels), ((), info.labels))

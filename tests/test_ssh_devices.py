@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relayd.errors import RelayError
+from relayd.errors import BecomeMismatch, BecomeUnsupported, FieldUnsupported, PtyUnsupported, RelayError
 from relayd.network.credential_rules import CredentialRule
 from relayd.network.host_rules import Become, HostRule, HostSettings, HostTable
 from relayd.ssh.login.site_credentials import CredentialTable
@@ -19,7 +20,8 @@ from relayd.ssh.testing import CommandLine, MemoryDevice, MemoryNetwork
 from relayd.ssh_devices import lines_of
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.ssh_texts import RunnerSettings
-from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
+from relayd.wire.messages import Become as WireBecome
+from relayd.wire.messages import CommandResult, ExecuteCommand, Pty, Secret
 from tests.support.dispatching import at_once
 
 CISCO = HostSettings(shell="device", family="cisco")
@@ -51,6 +53,22 @@ class LineTests(SynchronousTestCase):
     def test_what_a_device_cannot_have(self) -> None:
         for changes in ({"cwd": "/tmp"}, {"env": (("A", "b"),)}, {"stdin": b"x"}):
             self.assertEqual("field-unsupported", self.lines("show version", **changes))
+
+    def test_a_terminal(self) -> None:
+        """A device always has one, and relayd takes away what the terminal adds: nobody gets the output as it is."""
+        for pty in (True, Pty(), Pty(cols=132)):
+            with self.assertRaises(PtyUnsupported) as caught:
+                lines_of(order("show version", pty=pty), CISCO, "ascii", exactly=False)
+            self.assertEqual("field-unsupported", caught.exception.code)
+            self.assertIn("Leave pty out", str(caught.exception))
+        for site in (CISCO, replace(CISCO, pty=True), replace(CISCO, pty=False)):
+            self.assertEqual((b"show version",), self.lines("show version", site, pty=False))
+            self.assertEqual((b"show version",), self.lines("show version", site))
+
+    def test_another_user(self) -> None:
+        for ordered in (True, WireBecome(), WireBecome(method="su", user="other")):
+            self.assertEqual("field-unsupported", self.lines("show version", become=ordered))
+        self.assertEqual((b"show version",), self.lines("show version", become=False))
 
     def test_keys_that_are_no_text(self) -> None:
         """A device would complete a word, or leave it out: it would not read what the site's rules saw."""
@@ -125,9 +143,41 @@ class RunnerTests(TestCase):
         runner = self.make_runner(HostSettings(shell="device", family="cisco", become=secret), login)
         await self.run_command(runner, "show version", password=None)
         await self.run_command(runner, "show version")
-        self.assertEqual([b"router#", b"router>"], [line.prompt for line in device.command_lines])
+        await self.run_command(runner, "show version", password=None, become=False)
+        self.assertEqual([b"router#", b"router>", b"router>"], [line.prompt for line in device.command_lines])
         self.assertEqual(1, device.lines.count(b"s3cret"))
 
     async def test_refused_before_any_host_is_contacted(self) -> None:
         error = self.make_runner(CISCO).refuses(order("show version", cwd="/tmp"))
         self.assertEqual("field-unsupported", error and error.code)
+
+    async def test_the_privileged_mode_of_a_host_that_is_no_device(self) -> None:
+        """Refused before that is contacted, unless the command says as whom it runs, or as nobody else."""
+        enable = Become(method="enable", password_file=self.private_file("s3cret\n"))
+        for shell in (None, "posix", "none", "cmd", "powershell"):
+            runner = self.make_runner(HostSettings(shell=shell, become=enable))  # type: ignore[arg-type]
+            for error in (
+                runner.refuses(order("id")),
+                await self.failed(runner.run_command(order("id"), self.clock.seconds() + 30, at_once, None)),
+            ):
+                self.assertIsInstance(error, BecomeMismatch)
+                self.assertIn('become = "enable" for router.example:22', str(error))
+                self.assertIn('"device"', str(error))
+            self.assertEqual(None, runner.refuses(order("id", become=False)))
+        runner = self.make_runner(HostSettings(become=enable))
+        self.assertEqual(None, runner.refuses(order("id", become=WireBecome())))
+
+    async def test_another_user_where_no_posix_shell_is(self) -> None:
+        for shell in ("none", "cmd", "powershell", "device"):
+            runner = self.make_runner(HostSettings(shell=shell, become=Become(method="su")))  # type: ignore[arg-type]
+            error = runner.refuses(order("id"))
+            self.assertEqual((BecomeMismatch, "become-unsupported"), (type(error), error and error.code))
+            self.assertIn('become = "su" for router.example:22', str(error))
+            self.assertIn('"posix"', str(error))
+            self.assertEqual(None, runner.refuses(order("id", become=False)))
+            error = runner.refuses(order("id", become=WireBecome()))
+            expected = FieldUnsupported if shell == "device" else BecomeUnsupported
+            self.assertEqual(expected, type(error))
+
+    async def failed(self, running: Deferred[Any]) -> object:
+        return await self.assertFailure(running, RelayError)

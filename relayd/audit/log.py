@@ -118,9 +118,12 @@ class AuditLog:
             fields["ranAs"] = result.details.ran_as
         self._writer.put("ended", fields, len(command.host) + len(command.username), ends=True)
 
-    def record_recovered(self, command_id: str, outcome: str) -> None:
+    def record_recovered(self, command_id: str, outcome: str, server: str = "") -> None:
         """See `IAudit.record_recovered`."""
-        self._writer.put("ended", {"commandId": command_id, "outcome": outcome}, 0, ends=True)
+        fields = {"commandId": command_id, "outcome": outcome}
+        if server:  # in the place of the one that every line has
+            fields["server"] = server
+        self._writer.put("ended", fields, len(server), ends=True)
 
     def record_refused(self, command: ExecuteCommand, error: RelayError) -> None:
         """See `IAudit.record_refused`."""

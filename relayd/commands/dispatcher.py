@@ -231,6 +231,11 @@ class Dispatcher:
         """See `ICommandReceiver.check_asked`."""
         return self._policy.refusal_of(command)
 
+    def origin_of(self, command_id: str) -> str:
+        """The main server to which the result of a recorded command goes; empty: to any."""
+        known = self._journal.lookup(command_id)
+        return self._origins.name_of(0 if known is None else known.origin)
+
     def link_ready(self, link: ILink) -> None:
         """See `ICommandReceiver.link_ready`."""
         self._streams.link_ready(link)

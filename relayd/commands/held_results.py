@@ -64,4 +64,5 @@ class HeldResults:
 
 def size_of(result: CommandResult) -> int:
     """Bytes of memory that the output of *result* takes; in constant time."""
-    return getsizeof(result.stdout) + getsizeof(result.stderr) + length_of(result.details.fetched)
+    size = getsizeof(result.stdout) + getsizeof(result.stderr)
+    return size + length_of(result.details.fetched) if result.details.fetched else size

@@ -59,6 +59,8 @@ class WithoutReceipts:
         self._delivered = delivered
         self._patience = PATIENCE
         self._watches: dict[InFlight, _Watch] = {}
+        #: Main servers that are known to send receipts, by `ILink.server`: asked twice for each command.
+        self._confirming: set[str] = set()
         self._stopped = False
 
     def stop(self) -> None:
@@ -75,12 +77,13 @@ class WithoutReceipts:
 
     def receipt_received(self, link: ILink) -> None:
         """The main server at the other end of *link* does send receipts."""
-        if not self._receipts_come(link):
+        if link.server not in self._confirming and not self._receipts_come(link):
+            self._confirming.add(link.server)
             self._journal.note(_note_of(link), "yes")
 
     def watch(self, in_flight: InFlight) -> None:
         """Something was sent on a link."""
-        if self._stopped or self._receipts_come(in_flight.link):
+        if self._stopped or in_flight.link.server in self._confirming or self._receipts_come(in_flight.link):
             return
         watch = self._watches.get(in_flight)
         if watch is None:
@@ -116,7 +119,10 @@ class WithoutReceipts:
         return self._journal.noted(_note_of(link))
 
     def _receipts_come(self, link: ILink) -> bool:
-        return self._noted(link) == "yes"
+        if self._noted(link) != "yes":
+            return False
+        self._confirming.add(link.server)
+        return True
 
     def _wait(self, link: ILink) -> float:
         return IMPATIENCE if self._noted(link) == "never" else self._patience

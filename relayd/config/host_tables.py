@@ -4,7 +4,7 @@ The ``[[hosts]]`` tables of the TOML file: what this site says of single hosts, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from msgspec.structs import asdict
@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from relayd.config import values
 from relayd.config.credentials import LOGIN_KEYS, read_login
 from relayd.config.options import BY_NAME
-from relayd.config.tables import Table
+from relayd.config.tables import Table, place
 from relayd.errors import ConfigError
 from relayd.network.host_rules import NOTHING_SAID, Become, HostRule, HostSettings
 from relayd.network.spelling import fault_of_username
@@ -71,9 +71,27 @@ def read_host(table: Table) -> HostRule:
         settings=HostSettings(**said, become=_become(table)),
         credential=read_login(table),
     )
+    said_shell, become = rule.settings.shell, rule.settings.become
+    if become is not None and said_shell is not None and said_shell != become.shell:
+        table.refuse("become", f'{_needs(become)}, and not "{said_shell}"')
     if rule.settings == NOTHING_SAID and rule.credential is None:
         raise ConfigError(option=table.place, reason='says nothing of its hosts; add a setting, such as shell = "none"')
     return rule
+
+
+def between_hosts(rules: tuple[HostRule, ...], path: str) -> Iterator[ConfigError]:
+    """The mistakes that no table makes alone, in the tables of the file at *path*."""
+    if any(rule.settings.shell == "device" for rule in rules):
+        return
+    for number, rule in enumerate(rules, 1):
+        become = rule.settings.become
+        if become is not None and become.shell == "device":
+            reason = f"{_needs(become)}, and no table says that"
+            yield ConfigError(option=f"become of {place(HOSTS, number, path)}", reason=reason)
+
+
+def _needs(become: Become) -> str:
+    return f'is "{become.method}", which needs shell = "{become.shell}"'
 
 
 def _become(table: Table) -> Become | None:
@@ -85,6 +103,8 @@ def _become(table: Table) -> Become | None:
     method = table.value("become", SETTINGS["become"])
     if method == "enable" and _BECOME_PASSWORD not in table.content:
         table.refuse(_BECOME_PASSWORD, 'missing; become = "enable" needs the secret for the privileged mode')
+    if method == "enable" and _BECOME_USER in table.content:
+        table.refuse(_BECOME_USER, 'remove it: become = "enable" has no user')
     user = table.value(_BECOME_USER, _become_user) if _BECOME_USER in table.content else "root"
     return Become(method=method, user=user, password_file=table.file(_BECOME_PASSWORD, secret=True))
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from relayd.config.api_key import ApiKeyFile
 from relayd.config.consistency import contradictions, given_for, missing
 from relayd.config.credentials import CREDENTIALS, read_credential
-from relayd.config.host_tables import HOST_KEYS, HOSTS, read_host
+from relayd.config.host_tables import HOST_KEYS, HOSTS, between_hosts, read_host
 from relayd.config.option import GivenOptions, Option
 from relayd.config.options import BY_NAME, OPTIONS, Config
 from relayd.config.paths import Elsewhere, Paths
@@ -119,6 +119,8 @@ def _read_file(
         kind: read_tables(kind, content.pop(kind, []), surroundings, read, mistakes.append)
         for kind, read in readers.items()
     }
+    if not mistakes:
+        mistakes.extend(between_hosts(tables[HOSTS], path))
     sources.read_file(content, path)
     return path, tables
 

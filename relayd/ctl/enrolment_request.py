@@ -144,9 +144,7 @@ def _answer_of(url: str, status: int, body: bytes) -> Enrolled:
         raise EnrolmentFailed(f"the hub refuses (HTTP {status}){said}")
     if status == _UNAVAILABLE:
         raise EnrolmentFailed(f"the hub cannot do it now (HTTP {status}){said}. Try again later with the same token")
-    raise EnrolmentFailed(
-        f"the hub fails (HTTP {status}){said}. {_LOST.partition('. ')[2]}"
-    )
+    raise EnrolmentFailed(f"the hub fails (HTTP {status}){said}. {_LOST.partition('. ')[2]}")
 
 
 def _words_of(body: bytes) -> str:

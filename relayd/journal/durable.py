@@ -195,7 +195,9 @@ class DurableJournal:
     def finish(self, result: CommandResult) -> Deferred[None]:
         """See `IJournal.finish`."""
         done: Deferred[None] = Deferred()
-        size = getsizeof(result.stdout) + getsizeof(result.stderr) + length_of(result.details.fetched)
+        size = getsizeof(result.stdout) + getsizeof(result.stderr)
+        if result.details.fetched:
+            size += length_of(result.details.fetched)
         self._writer.request((self._steps.finish, (result,)), partial(self._finished, done, result), size)
         return done
 

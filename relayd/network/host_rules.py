@@ -37,6 +37,11 @@ class Become(Struct, frozen=True, kw_only=True):
     user: str = "root"
     password_file: str | None = None
 
+    @property
+    def shell(self) -> Shell:
+        """What reads the text of commands on hosts that it is for."""
+        return "device" if self.method == "enable" else "posix"
+
 
 class HostSettings(Struct, frozen=True, kw_only=True):
     """

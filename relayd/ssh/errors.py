@@ -153,8 +153,8 @@ class LoginDropped(ConnectionDropped):
 
 
 class NoCommonAlgorithm(KeyExchangeFailed):
-    """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client offers {ours}, and
-    has no others. Let the host's SSH server offer one of these, too."""
+    """{host}:{port} and this client have no {kind} in common. The host offers {theirs}; this client has {ours}, and no
+    others, whatever its settings. Let the host's SSH server offer one of these, too."""
 
     code = "no-common-algorithm"
 

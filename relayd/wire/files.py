@@ -94,4 +94,4 @@ class Fetched(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
 
 def length_of(fetched: tuple[Fetched, ...]) -> int:
     """Characters of the base64 of all."""
-    return sum(each.length for each in fetched) if fetched else 0
+    return sum(each.length for each in fetched)

@@ -281,7 +281,8 @@ class CommandResult(Struct, frozen=True, kw_only=True):
     @property
     def length(self) -> int:
         """Characters of all that can be long in it; in constant time."""
-        return len(self.stdout) + len(self.stderr) + length_of(self.details.fetched)
+        size = len(self.stdout) + len(self.stderr)
+        return size + length_of(self.details.fetched) if self.details.fetched else size
 
     def to_wire(self) -> dict[str, Any]:
         """The specification's object."""

@@ -4,7 +4,7 @@ What a relay tells of itself when the main server asks (``relay_info``): its mes
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -48,6 +48,18 @@ class KnownHosts(Struct, frozen=True, kw_only=True, rename="camel", omit_default
     name: str | None = None
 
 
+class MainServers(Struct, frozen=True, kw_only=True, rename="camel"):
+    """
+    How a relay uses several main servers, none of which it names.
+
+    :ivar number: how many it has.
+    :ivar results_to: ``origin``: a result goes to the one that ordered the command; ``connected``: to any.
+    """
+
+    number: int
+    results_to: Literal["origin", "connected"]
+
+
 class RelayInfo(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """
     What a relay tells of itself.
@@ -59,6 +71,7 @@ class RelayInfo(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults
     :ivar labels: what its operator says of it.
     :ivar hosts: the hosts of which the site has tables. A relay reaches others, too.
     :ivar journal_id: names its journal. A relay with the same one knows each command that it was sent before.
+    :ivar main_servers: how it uses its main servers; ``None``: it has one.
     :ivar truncated: whether hosts or labels are missing, as the message would have been too large.
     """
 
@@ -69,6 +82,7 @@ class RelayInfo(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults
     labels: dict[str, str] = {}
     hosts: tuple[KnownHosts, ...] = ()
     journal_id: str = ""
+    main_servers: MainServers | None = None
     truncated: bool = False
 
     def to_wire(self, most: int) -> dict[str, Any] | None:

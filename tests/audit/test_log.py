@@ -111,9 +111,12 @@ class EventTests(AuditCase):
         for origin in ("wss://b.example", "wss://" + "b" * 600):
             log.record_accepted(replace(command(), origin=origin))
         log.record_ended(replace(command(), origin="wss://b.example"), "ok", result(), 1.0)
+        log.record_recovered("c2", "outcome-unknown", "wss://b.example")
+        log.record_recovered("c3", "outcome-unknown")
         await log.close()
         servers = [entry["server"] for entry in entries(self.path) if "commandId" in entry]
         self.assertEqual([*servers[:2], servers[3]], ["wss://a.example", "wss://b.example", "wss://b.example"])
+        self.assertEqual(servers[4:], ["wss://b.example", "wss://a.example"])
         self.assertLess(len(servers[2]), 330)
 
     async def test_nothing_of_commands(self) -> None:

@@ -131,6 +131,16 @@ class OriginTests(OriginsCase):
         self.confirm("b1")
         self.assertEqual((claims(A), claims(B)), (Claims(results=True), Claims()))
 
+    def test_which_one_ordered_what_an_earlier_process_began(self) -> None:
+        """The audit log tells that, of commands that nobody finished."""
+        self.order("a1")
+        self.switch(B)
+        self.order("b1")
+        later = Desk(servers=[A, B], journal=self.journal).dispatcher
+        self.assertEqual([later.origin_of(each) for each in ("a1", "b1", "no")], [A, B, A])
+        alone = Desk(servers=[], journal=self.journal).dispatcher
+        self.assertEqual(alone.origin_of("b1"), "")
+
     def test_a_dead_letter_is_offered_to_nobody_else(self) -> None:
         self.finish("a1")
         for _ in range(3):

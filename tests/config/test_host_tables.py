@@ -29,7 +29,7 @@ commands-per-connection = 1
 working-directory = ""
 output-encoding = "GBK"
 no-exit-status = 0
-shell = "none"
+shell = "posix"
 family = "huawei"
 pty = true
 become = "sudo"
@@ -80,7 +80,7 @@ class TableTests(HostsCase):
             working_directory="",
             output_encoding="gbk",
             no_exit_status=0,
-            shell="none",
+            shell="posix",
             family="huawei",
             pty=True,
             become=Become(method="sudo", user="app", password_file=self.secret),
@@ -193,6 +193,25 @@ class MistakeTests(HostsCase):
         self.assertIn('needs become = "sudo", "su" or "enable" too', message)
         self.assertIn('missing; become = "enable" needs the secret', self.mistake(self.good + '\nbecome = "enable"'))
         self.assertIn("needs key-file too", self.mistake(self.good + '\npassphrase-file = "secret"'))
+
+    def test_become_that_does_not_fit_the_shell(self) -> None:
+        """Where the shell stands in the same table, or no table has the one that is needed."""
+        hosts = 'hosts = ["*"]\n'
+        enable = 'become = "enable"\nbecome-password-file = "secret"'
+        for shell in ("none", "cmd", "powershell", "device"):
+            message = self.mistake(f'{hosts}shell = "{shell}"\nbecome = "sudo"')
+            self.assertIn("become of [[hosts]] number 1", message)
+            self.assertIn(f'is "sudo", which needs shell = "posix", and not "{shell}"', message)
+        for shell in ("posix", "none", "cmd", "powershell"):
+            message = self.mistake(f'{hosts}shell = "{shell}"\n{enable}')
+            self.assertIn(f'is "enable", which needs shell = "device", and not "{shell}"', message)
+        message = self.mistake(self.good, hosts + enable)
+        self.assertIn("become of [[hosts]] number 2", message)
+        self.assertIn('is "enable", which needs shell = "device", and no table says that', message)
+        self.assertIn("has no user", self.mistake(f'{hosts}shell = "device"\nbecome-user = "x"\n{enable}'))
+        device = 'hosts = ["sw-*"]\nshell = "device"'
+        for tables in ((hosts + enable, device), (hosts + 'become = "su"', device), (f"{device}\n{enable}",)):
+            self.load("\n".join(f"[[hosts]]\n{table}" for table in tables))
 
     def test_files_that_others_can_read(self) -> None:
         os.chmod(self.secret, 0o644)

@@ -311,13 +311,11 @@ class ApplyTests(ConfigCase):
         self.assertFalse(relay._dispatcher._policy.judge_user("y").allowed)
         self.assertEqual(relay._uplink.servers[0].settings.reconnect_delay, 9.0)
         self.assertEqual(relay._uplink.servers[0].retry.delay, 9.0)
-        self.assertEqual(
-            (client._settings.max_output, relay._runner._texts.settings.working_directory), (2 << 20, "/tmp")
-        )
+        self.assertEqual((client._settings.max_output, relay._runner._settings.working_directory), (2 << 20, "/tmp"))
         self.assertEqual((client._dialer._settings.connect_timeout, client._pool._idle_timeout), (3.0, 7.0))
         self.assertIsNotNone(relay._runner._credentials.find("a", 22, "b"))
         odd = {table.of("odd", 22, "b").max_sessions for table in (
-            relay._runner._texts.settings.hosts, client._settings.hosts, client._dialer._settings.hosts,
+            relay._runner._settings.hosts, client._settings.hosts, client._dialer._settings.hosts,
             client._pool._state._places._table, relay._dispatcher._streams.hosts,
         )}  # fmt: skip
         self.assertEqual(odd, {2})

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.client import Completed, SSHClient
-from relayd.ssh.errors import OutcomeUnknown
+from relayd.ssh.errors import OutcomeUnknown, OutdatedInCommon, RunTimeout
 from relayd.ssh.target import Target
 from relayd.ssh.testing import Habit, MemoryHost, Misbehaviour, Reply
 from tests.support.chaos import ChaosProxy
@@ -35,19 +35,30 @@ class FieldTests(ServerTestCase):
         self.assertTrue(_version(peer).startswith(row.version), _version(peer))
         client = self.make_client(**peer.settings)
         target = peer.target()
+        self.assertEqual("algorithms" in peer.settings, row.legacy)
+        if row.legacy:
+            await self.error_of(self.run_command(self.make_client(), target, "true"), OutdatedInCommon)
         done = await self.run_command(client, target, "echo out; exit 3")
         self.assertEqual((done.stdout.text(), done.exit.status), ("out", 3 if row.status else 0))
         await self.check_many(client, target, row)
         done = await self.run_command(client, target, "kill -TERM $$")
         self.assertEqual(done.exit.signal or done.exit.status, row.killed)
-        if row.stdin:
-            given = b"line\n" * 20_000
-            done = await client.run(target, b"wc -c", self.reactor.seconds() + DEADLINE, stdin=given)
-            self.assertEqual(done.stdout.text().strip(), str(len(given)))
+        await self.check_stdin(client, target, row.stdin)
         if row.quiet:
             client = self.make_client(keepalive_interval=PROBES, **peer.settings)
             done = await self.run_command(client, target, f"sleep {PROBES * 4:g}; echo done")
             self.assertEqual((done.stdout.text(), done.error), ("done", None))
+
+    async def check_stdin(self, client: SSHClient, target: Target, stdin: bool | None) -> None:
+        """A command gets its standard input and the end of that, or only the former, or nothing."""
+        given = b"line\n" * 20_000
+        # Where no end comes, the number of bytes ends it.
+        text = f"head -c {len(given)} | wc -c" if stdin is False else "wc -c"
+        done = await client.run(target, text.encode(), self.reactor.seconds() + DEADLINE, stdin=given)
+        self.assertEqual(done.stdout.text().strip(), "0" if stdin is None else str(len(given)))
+        if stdin is False:
+            done = await client.run(target, b"cat", self.reactor.seconds() + 1.0, stdin=b"line")
+            self.assertIsInstance(done.error, RunTimeout)
 
     async def check_many(self, client: SSHClient, target: Target, row: Row) -> None:
         """All at once: each runs once, and what the host bears is learned."""

@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 
 from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh.channels.session import Command
+from relayd.ssh.errors import FileNotWritten
 from relayd.ssh.files import transfers
 from relayd.ssh.files.orders import FileOrders, FileToRead, FileToWrite
 from relayd.ssh.files.packets import Answer
@@ -354,29 +355,56 @@ class BecomeTests(FilesTestCase):
 
 
 class OtherServersTests(DropbearCase):
-    """Servers that are not OpenSSH, and serve no SFTP."""
+    """Servers that are not OpenSSH: with SFTP servers of their own, or without SFTP."""
 
-    async def check_on(self, target: Target, place: str, **settings: Any) -> None:
-        """Write, run and read."""
+    async def check_on(self, target: Target, place: str, *, sftp: bool = False, **settings: Any) -> None:
+        """
+        Write, run and read; twice, so that the file is replaced.
+
+        :param sftp: whether nothing but SFTP is to do it.
+        """
         client = self.make_client(host_keys="ignore", **settings)
         path = f"{place}/{target.port}"
         self.addCleanup(Path(path).unlink, missing_ok=True)
         orders = FileOrders(
             writes=(FileToWrite(path=path.encode(), name=path, content=BINARY, mode=0o644),),
             reads=(FileToRead(path=path.encode(), name=path, most=10**6),),
+            posix=not sftp,
         )
+        text = f"wc -c <{path}; stat -c %a {path}".encode()
         for _ in range(2):
-            done = await client.run(target, f"wc -c <{path}".encode(), self.reactor.seconds() + DEADLINE, files=orders)
-            self.assertEqual((done.error, done.stdout.text().strip()), (None, str(len(BINARY))), done.stderr.text())
+            done = await client.run(target, text, self.reactor.seconds() + DEADLINE, files=orders)
+            said = (done.error, done.stdout.text().split())
+            self.assertEqual(said, (None, [str(len(BINARY)), "644"]), done.stderr.text())
             self.assertEqual((done.read[0].error, done.read[0].content), (None, BINARY))
 
     async def test_dropbear(self) -> None:
         account, port = await self.start_dropbear()
         await self.check_on(self.target(account, port=port, password=account.password), "/tmp")
 
-    async def check_peer(self, name: str) -> None:
+    async def check_peer(self, name: str, *, sftp: bool = False) -> None:
         peer = started(name)
-        await self.check_on(peer.target(), "/tmp", **peer.settings)
+        await self.check_on(peer.target(), "/tmp", sftp=sftp, **peer.settings)
+
+    async def test_asyncssh(self) -> None:
+        await self.check_peer("asyncssh", sftp=True)
+
+    async def test_conch(self) -> None:
+        """Its SFTP server takes a home directory for something else than it is, and so finds no path at all."""
+        peer = started("conch")
+        orders = FileOrders(writes=(FileToWrite(path=b"/tmp/x", name="/tmp/x", content=b"x", mode=0o600),), posix=False)
+        with self.assertRaises(FileNotWritten) as caught:
+            await self.make_client(host_keys="ignore").run(
+                peer.target(), b"true", self.reactor.seconds() + DEADLINE, files=orders
+            )
+        self.assertEqual(caught.exception.executed, "no")
+        self.assertIn("the host said “open failed”", str(caught.exception))
+        orders = FileOrders(reads=(FileToRead(path=b"/etc/passwd", name="/etc/passwd", most=100),), posix=False)
+        done = await self.make_client(host_keys="ignore").run(
+            peer.target(), b"echo out", self.reactor.seconds() + DEADLINE, files=orders
+        )
+        self.assertEqual((done.error, done.stdout.text(), done.read[0].content), (None, "out", None))
+        self.assertIn("stat/lstat failed", str(done.read[0].error))
 
     async def test_tinysshd(self) -> None:
         await self.check_peer("tinysshd")

@@ -7,10 +7,12 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.ssh import execution
 from relayd.ssh.ending import ending
@@ -21,6 +23,7 @@ from tests.support.ssh import DEADLINE, marked_sleep, processes
 from tests.support.sshd import OpenSSHServer, make_key
 from tests.test_ssh_runner import RunnerTestCase
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "ssh.rst"
 #: All but the one that forbids to change the directory.
 SHELLS = sorted(LOGIN_SHELLS.keys() - {"rbash"})
 DIRECTORY = "it's a \"pl\\ace\" \\' !x !! $HOME `id` {a,b} * ? ~ # ; & é 目录"
@@ -77,6 +80,25 @@ class ShellTestCase(RunnerTestCase):
         wire = result.to_wire()["result"]
         self.assertEqual((wire["stdout"], wire["exitCode"], wire["error"]["code"]), ("", 1, code), wire)
         self.assertEqual(wire["error"]["executed"], executed)
+
+
+class TableTests(SynchronousTestCase):
+    """The table of docs/ssh.rst: its rows are the shells that are tried here, of which all but one are alike."""
+
+    def test_rows(self) -> None:
+        text = PAGE.read_text("utf-8")
+        rows = text[text.index("of command  as without  directory     cancelled") :].splitlines()[2:]
+        rows = rows[: next(number for number, row in enumerate(rows) if row.startswith("==="))]
+        widths = (26, 9, 9, 9, 12, 12, 14, 15)
+        starts = [sum(widths[:number]) for number in range(len(widths) + 1)]
+        cells = [[row[at:end].strip() for at, end in pairwise(starts)] for row in rows]
+        found = {cell[0]: cell[1:] for cell in cells}
+        elsewhere = {"cmd.exe", "PowerShell", "no shell (devices)"}  # tests.peers.test_windows and tests.ssh.shells
+        named = {name for row in found.keys() - elsewhere for name in re.sub(r"\([^)]*\)", "", row).split(", ")}
+        self.assertEqual({name.strip() for name in named}, set(LOGIN_SHELLS))
+        alike = [*["yes"] * 5, "not run", "killed"]
+        for row in found.keys() - elsewhere:
+            self.assertEqual(found[row], ["no", *alike[1:6], "by the server"] if row == "rbash" else alike, row)
 
 
 class MatrixTests(ShellTestCase):

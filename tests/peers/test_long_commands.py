@@ -4,6 +4,9 @@ Commands that are too long for the packet that carries them, or for the system t
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from msgspec import structs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -35,6 +38,22 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual(most_payload(b"SSH-2.0-dropbear_2022.83"), 9018)
         for version in (b"SSH-2.0-Cisco-1.25", b"SSH-2.0-", b"", b"SSH-2.0-ROSSSH", b"SSH-2.0-GoAnywhere7.3"):
             self.assertEqual(most_payload(version), EVERY_SERVER, version)
+
+    def test_table_of_the_page(self) -> None:
+        """docs/ssh.rst says how long a command may be on each server."""
+        text = (Path(__file__).resolve().parents[2] / "docs" / "ssh.rst").read_text("utf-8")
+        rows = text[text.index("bytes of a command, and of a variable with its name") :].splitlines()[2:]
+        found = [re.fullmatch(r"(\S.{26})  ([\d,]+) .*", row) for row in rows[:3]]
+        said = {row[1].strip(): int(row[2].replace(",", "")) for row in found if row is not None}
+        self.assertEqual(
+            said,
+            {
+                "OpenSSH, Go's library": OPENSSH,
+                "dropbear": DROPBEAR,
+                "all others": most_of_command(EVERY_SERVER),
+            },
+        )
+        self.assertEqual(most_of_command(most_payload(b"SSH-2.0-Go")), OPENSSH)
 
     def test_every_server(self) -> None:
         """tinysshd takes packets of 32,768 bytes, with the padding (at most 4 + 15) and its length."""

@@ -167,32 +167,42 @@ class MatrixTests(ServerTestCase):
             self.assertIn(words, str(error))
 
     async def test_results_name_the_option(self) -> None:
-        server = await self.start_server("KexAlgorithms diffie-hellman-group1-sha1")
-        runner = SSHCommandRunner(self.reactor, SSHSettings(known_hosts=str(self.known_hosts)), RunnerSettings())
-        self.addCleanup(runner.close)
-        order = ExecuteCommand(
-            command_id="1",
-            server_id=1,
-            host=server.host,
-            port=server.port,
-            username=server.user,
-            private_key=Secret(server.key),
-            command="true",
-        )
-        failed = await self.error_of(
-            runner.run_command(order, self.reactor.seconds() + DEADLINE, at_once, None), HostFailure
-        )
-        self.assertIn("The relay's operator can allow that with ssh-algorithms", str(failed))
-        self.assertIn("or with --ssh-algorithms legacy for all.", str(failed))
+        """Also for the host keys that the client of the specification takes, and `compatible` does not."""
+        for line, policy in (
+            ("KexAlgorithms diffie-hellman-group1-sha1", "modern"),
+            ("HostKeyAlgorithms ssh-rsa", "modern"),
+            ("HostKeyAlgorithms ssh-rsa", "compatible"),
+        ):
+            server = await self.start_server(line, host_key_types=("rsa",))
+            ssh = SSHSettings(known_hosts=str(self.known_hosts), algorithms=policy)  # type: ignore[arg-type]
+            runner = SSHCommandRunner(self.reactor, ssh, RunnerSettings())
+            self.addCleanup(runner.close)
+            order = ExecuteCommand(
+                command_id="1",
+                server_id=1,
+                host=server.host,
+                port=server.port,
+                username=server.user,
+                private_key=Secret(server.key),
+                command="true",
+            )
+            failed = await self.error_of(
+                runner.run_command(order, self.reactor.seconds() + DEADLINE, at_once, None), HostFailure
+            )
+            self.assertIn(f"The host offers {line.split()[1]}", str(failed))
+            self.assertIn("The relay's operator can allow that with ssh-algorithms", str(failed))
+            self.assertIn("or with --ssh-algorithms legacy for all.", str(failed))
 
     async def test_what_no_policy_makes_possible(self) -> None:
         server = await self.start_server("MACs umac-64@openssh.com", "Ciphers aes128-ctr", host_key_types=("rsa",))
-        for policy in ("modern", "legacy"):
+        for policy in ("modern", "compatible", "legacy"):
             client = self.make_client(algorithms=policy)
             error = await self.error_of(self.run_command(client, self.target(server), "true"), NoCommonAlgorithm)
             self.assertIs(type(error), NoCommonAlgorithm)
-            self.assertIn("have no MAC in common. The host offers umac-64@openssh.com; this client offers", str(error))
-            self.assertIn("hmac-md5-96, and has no others. Let the host's SSH server offer one of these", str(error))
+            self.assertIn("have no MAC in common. The host offers umac-64@openssh.com; this client has", str(error))
+            self.assertIn("hmac-md5-96, and no others, whatever its settings. Let the host's SSH server", str(error))
+        # A cipher that needs no MAC is enough.
+        await self.check(await self.start_server("MACs umac-64@openssh.com"), b"aes256-gcm@openssh.com")
 
     async def test_a_library_that_is_missing(self) -> None:
         name = b"sntrup761x25519-sha512@openssh.com"

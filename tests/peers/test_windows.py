@@ -7,10 +7,14 @@ around a name where that would show.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from subprocess import CompletedProcess
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import succeed
+from twisted.trial.unittest import TestCase
 
 from relayd.errors import HostFailure
 from relayd.network.host_rules import HostRule, HostSettings, HostTable, Shell
@@ -19,7 +23,7 @@ from relayd.ssh.shells.prepared import Order
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.wire.messages import CommandResult
 from tests.support.sshd import OpenSSHServer
-from tests.support.wine import ensure_wine, is_there, run_in_wine
+from tests.support.wine import CRASHED, CrashGuard, ensure_wine, is_there, run_in_wine
 from tests.test_ssh_runner import RunnerTestCase
 
 #: Values that would be code, or something else, if anything read them so.
@@ -39,6 +43,10 @@ VALUES = st.text(
 class WineTestCase(RunnerTestCase):
     """One sshd, whose commands go to Wine."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.guard = CrashGuard()
+
     async def start(self, *more: str, shell: Shell | None = "cmd") -> tuple[OpenSSHServer, SSHCommandRunner]:
         server = await self.start_server(*ensure_wine(), *more)
         rule = HostRule(hosts=("*",), settings=HostSettings(shell=shell))
@@ -48,9 +56,35 @@ class WineTestCase(RunnerTestCase):
         self, server: OpenSSHServer, runner: SSHCommandRunner, text: str, **fields: Any
     ) -> tuple[CommandResult, str | None]:
         """What came of *text*, and the code of its error."""
-        result = await self.order(runner, server, text, extended=True, **fields)
+        result = await self.guard.result_of(lambda: self.order(runner, server, text, extended=True, **fields))
         error = result.to_wire()["result"].get("error")
         return result, None if error is None else error["code"]
+
+
+class CrashTests(TestCase):
+    """Wine's process that crashes as it ends is no fault of the relay; one that always does so is seen."""
+
+    def answers(self, *crashes: bool) -> Iterator[CommandResult]:
+        for number, crash in enumerate(crashes):
+            stderr, exit_code = (f"{CRASHED}: 256: _dl_fini: Assertion failed!", 127) if crash else ("", 0)
+            yield CommandResult(command_id=f"c{number}", stdout="out", stderr=stderr, exit_code=exit_code)
+
+    async def test_a_crash(self) -> None:
+        """The command is run once more, twice in a test at most."""
+        guard = CrashGuard()
+        for crashes, expected in (
+            ((False, True), "c0"), ((True, False, True), "c1"), ((True, False), "c1"), ((True, False), "c0"),
+        ):  # fmt: skip
+            answers = self.answers(*crashes)
+            result = await guard.result_of(lambda answers=answers: succeed(next(answers)))  # type: ignore[misc]
+            self.assertEqual(result.command_id, expected)
+
+    def test_a_crash_without_a_server(self) -> None:
+        codes = iter((127, 0))
+        done = CrashGuard().output_of(
+            lambda: CompletedProcess([], code := next(codes), b"", CRASHED.encode() if code else b"")
+        )
+        self.assertEqual(done.returncode, 0)
 
 
 class CmdTests(WineTestCase):
@@ -155,7 +189,7 @@ class ValueTests(RunnerTestCase):
         ensure_wine()
         env = tuple((f"V{number}", value) for number, value in enumerate(values))
         made = cmd.prepare(Order(command="set V", env=env, cwd="C:\\"), "win.example", 22)
-        done = run_in_wine(made.text.decode())
+        done = CrashGuard().output_of(lambda: run_in_wine(made.text.decode()))
         assert made.progress is not None
         output = made.progress.feed(done.stdout)
         self.assertIsNone(made.progress.missing, done)

@@ -172,6 +172,18 @@ class CommandTests(SingleHostCase):
             done = await self.run_command(b"true", self.odd.target())
             self.assertEqual(done.exit.exit_code, status)
 
+    async def test_no_exit_status_of_one_port(self) -> None:
+        """What is said of a port is for that alone, and an exception in it counts."""
+        self.odd = self.network.add(MemoryHost("odd.example", port=2222, run=answer))
+        self.odd.misbehaviour = Misbehaviour.GIVES_NO_STATUS
+        for pattern, codes in (
+            (f"[odd.example]:{self.odd.port}", ["", ""]),
+            (f"[odd.example]:{self.odd.port + 1}", ["", "no-exit-status"]),
+        ):
+            rule = HostRule(hosts=(pattern,), settings=HostSettings(no_exit_status=7))
+            self.client = self.make_client(hosts=HostTable((rule,)))
+            self.assertEqual(await self.both(), codes, pattern)
+
     async def test_silence(self) -> None:
         """A host that says nothing is probed as often as is said."""
         self.odd.misbehaviour = Misbehaviour.NEVER_ENDS

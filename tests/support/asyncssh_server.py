@@ -82,6 +82,7 @@ async def main() -> None:
         server_factory=lambda: Server(config["users"]),
         server_host_keys=[asyncssh.import_private_key(config["host_key"])],
         process_factory=run,
+        sftp_factory=True,
         encoding=None,
     )
     say(listening=server.sockets[0].getsockname()[1])

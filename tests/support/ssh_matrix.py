@@ -26,11 +26,12 @@ class Row(Struct, frozen=True, kw_only=True):
     :ivar version: what its version begins with.
     :ivar status: whether it passes on the exit status.
     :ivar killed: what it says of a command that ``TERM`` ended: the signal, the status, or nothing.
-    :ivar stdin: whether a command gets its standard input, and the end of that.
+    :ivar stdin: whether a command gets its standard input and the end of that; ``False``: not the end; ``None``: the
+        program behind it gives commands none.
     :ivar limit: commands that run at a time on one connection, as far as it is learned.
     :ivar single: whether it runs one command on a connection, ever.
     :ivar quiet: whether it has no good answer to a probe, and is silent for several of them.
-    :ivar ends: whether it ends a connection together with a command.
+    :ivar legacy: whether it is reached under that policy alone.
     :ivar note: what else is to be known.
     """
 
@@ -42,7 +43,7 @@ class Row(Struct, frozen=True, kw_only=True):
     limit: int = MOST
     single: bool = False
     quiet: bool = False
-    ends: bool = False
+    legacy: bool = False
     note: str = ""
 
 
@@ -69,10 +70,9 @@ ROWS: Final = {
         version="SSH-2.0-tinyssh",
         limit=1,
         quiet=True,
-        ends=True,
-        note="answers a probe with ``UNIMPLEMENTED`` alone",
+        note="ends the connection with its command; answers a probe with ``UNIMPLEMENTED`` alone",
     ),
-    "lsh": Row(title="GNU lsh", version="SSH-2.0-lshd-2.1", note="needs ``--ssh-algorithms legacy``"),
+    "lsh": Row(title="GNU lsh", version="SSH-2.0-lshd-2.1", legacy=True),
     "erlang": Row(
         title="Erlang/OTP ``ssh``",
         version="SSH-2.0-Erlang/",
@@ -135,23 +135,25 @@ IMITATED: Final = (
 def table() -> str:
     """The tables, in reST."""
     lines = [
-        f"Each of these runs in ``{REAL_BY}``: ten commands at a time, each once; standard input; a command",
-        "that a signal ends; where the server has no good answer to a probe, also a silence of several probes.",
+        f"Each row is a test of ``{REAL_BY}.FieldTests``, which is made from it: ten commands at a time, each once;",
+        "standard input; a command that a signal ends; where the server has no good answer to a probe, also a silence",
+        "of several probes.",
         "",
         ".. list-table::",
         "   :header-rows: 1",
-        "   :widths: 24 16 16 12 14 30",
+        "   :widths: 22 10 16 14 14 24 20",
         "",
     ]
-    lines += _row("server", "exit status", "ended by ``TERM``", "standard input", "at a time", "remarks")
-    for row in ROWS.values():
+    lines += _row("server", "exit status", "ended by ``TERM``", "standard input", "at a time", "remarks", "test")
+    for name, row in ROWS.items():
         lines += _row(
             row.title,
             "yes" if row.status else "no",
             _killed(row.killed),
-            {True: "yes", False: "without its end", None: "not tried"}[row.stdin],
-            f"{row.limit}, one a connection" if row.single or row.ends else str(row.limit),
-            row.note,
+            {True: "yes", False: "without its end", None: "the tests' program gives none"}[row.stdin],
+            f"{row.limit}, one a connection" if row.single else str(row.limit),
+            "needs ``--ssh-algorithms legacy``" if row.legacy else row.note,
+            f"``test_{name}``",
         )
     lines += [
         "",

@@ -17,9 +17,9 @@ from twisted.internet.task import deferLater
 
 from relayd.hub import Hub
 from relayd.hub.errors import CommandRefused
-from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
+from relayd.wire.messages import CommandResult, Secret
 from tests.support.relays import Relayd
-from tests.support.scratch import PATIENCE, ScratchCase
+from tests.support.scratch import PATIENCE, ScratchCase, outcome_of
 
 
 class RestoredTests(ScratchCase):
@@ -42,26 +42,15 @@ class RestoredTests(ScratchCase):
         return relay
 
     def record(self, _proxy_id: str, result: CommandResult) -> None:
-        self.results.append((result.command_id, str((result.details.error or {}).get("code", result.exit_code))))
+        self.results.append(outcome_of(result))
 
-    def order(self, command_id: str, before: str = "", **more: Any) -> Deferred[CommandResult]:
-        """A command that leaves a sign of each time that it runs."""
-        order = ExecuteCommand(
-            command_id=command_id,
-            host=self.sshd.host,
-            port=self.sshd.port,
-            username=self.sshd.user,
-            private_key=Secret(self.sshd.key),
-            command=f"{before}echo ran >> {self.scratch / command_id}",
-            timeout=30.0,
-            extended=True,
-        )
-        return self.hub.execute(Relayd.proxy_id, order, **more)
+    def order(self, command_id: str, text: str = "true", **more: Any) -> Deferred[CommandResult]:
+        return self.hub.execute(Relayd.proxy_id, self.make_order(command_id, text, extended=True), **more)
 
     async def begin(self, command_id: str) -> Deferred[CommandResult]:
         """A command that goes on until there is a file ``go``."""
         begun: Deferred[None] = Deferred()
-        wait = f"echo begun; until [ -e {self.scratch / 'go'} ]; do sleep 0.05; done; "
+        wait = f"echo begun; until [ -e {self.scratch / 'go'} ]; do sleep 0.05; done"
         done = self.order(command_id, wait, on_output=lambda _: begun.called or begun.callback(None))
         await begun
         return done
@@ -72,9 +61,6 @@ class RestoredTests(ScratchCase):
         done = self.order(command_id, on_accepted=lambda: accepted.callback(None))
         await accepted
         return done
-
-    def runs(self, command_id: str) -> int:
-        return len((self.scratch / command_id).read_text().splitlines())
 
     async def until(self, wanted: set[tuple[str, str]]) -> None:
         """All these results have come."""

@@ -14,9 +14,9 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 
 from relayd.hub import Hub
-from relayd.wire.messages import CommandResult, ExecuteCommand, Secret
+from relayd.wire.messages import CommandResult, Secret
 from tests.support.relays import Relayd
-from tests.support.scratch import PATIENCE, ScratchCase
+from tests.support.scratch import PATIENCE, ScratchCase, outcome_of
 
 
 class Main:
@@ -44,7 +44,7 @@ class Main:
         return f"http://127.0.0.1:{self.port}"
 
     def record(self, _proxy_id: str, result: CommandResult) -> None:
-        self.results.append((result.command_id, str((result.details.error or {}).get("code", result.exit_code))))
+        self.results.append(outcome_of(result))
 
 
 class SeveralTests(ScratchCase):
@@ -64,26 +64,14 @@ class SeveralTests(ScratchCase):
     async def begin(self, main: Main, command_id: str) -> None:
         """A command that goes on until there is a file ``go-ID``, and leaves a sign of each time that it runs."""
         begun: Deferred[None] = Deferred()
-        go, sign = self.scratch / f"go-{command_id}", self.scratch / command_id
-        order = ExecuteCommand(
-            command_id=command_id,
-            host=self.sshd.host,
-            port=self.sshd.port,
-            username=self.sshd.user,
-            private_key=Secret(self.sshd.key),
-            command=f"echo ran >> {sign}; echo begun; until [ -e {go} ]; do sleep 0.05; done",
-            timeout=60.0,
-            extended=True,
-        )
+        text = f"echo begun; until [ -e {self.scratch}/go-{command_id} ]; do sleep 0.05; done"
+        order = self.make_order(command_id, text, extended=True)
         done = main.hub.execute(Relayd.proxy_id, order, on_output=lambda _: begun.called or begun.callback(None))
         done.addErrback(lambda _: None)  # the main server goes away
         await begun.addTimeout(PATIENCE, reactor)
 
     def finish(self, command_id: str) -> None:
         (self.scratch / f"go-{command_id}").touch()
-
-    def runs(self, command_id: str) -> int:
-        return len((self.scratch / command_id).read_text().splitlines())
 
     async def until(self, main: Main, *wanted: tuple[str, str]) -> None:
         """All these results have come there."""

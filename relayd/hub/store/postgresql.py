@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import URL, Connection, PrimaryKeyConstraint, UniqueConstraint, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, PrimaryKeyConstraint, UniqueConstraint, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from relayd.hub.store.database import CHANGED_BY_READ, Database, Health, Stage
@@ -37,6 +38,7 @@ _MIGRATING: Final = 0x726C6862
 #: libpq's parameters: a server that is gone without a word is noticed within a minute, and not after hours.
 _CONNECT: Final[dict[str, Any]] = {
     "application_name": "relayd-hub",
+    "client_encoding": "utf8",
     "connect_timeout": 10,
     "keepalives": 1,
     "keepalives_idle": 20,
@@ -82,26 +84,21 @@ class PostgreSQLDatabase(Database):
             parsed = make_url(url)
         except (ArgumentError, ValueError):
             raise _not_a_url() from None
-        if parsed.drivername not in ("postgresql", "postgres"):
+        if parsed.drivername not in ("postgresql", "postgres") or "@" in (parsed.host or ""):
             raise _not_a_url()
         self.place = _place_of(parsed)
-        self._url = parsed.set(drivername="postgresql+psycopg")
+        # In the query it would be seen wherever the URL is shown.
+        secret = parsed.query.get("password", parsed.password)
+        self._url = parsed.difference_update_query(["password"]).set(
+            drivername="postgresql+psycopg", password=secret if isinstance(secret, str) else None
+        )
 
     def open(self) -> None:
         """See `Database.open`."""
-        engine = create_engine(
-            self._url,
-            connect_args=_CONNECT,
-            pool_size=READERS + 1,
-            max_overflow=0,
-            pool_pre_ping=True,
-            hide_parameters=True,
-        )
-        event.listen(engine, "connect", _prepare)
-        self._writer = engine
-        self._reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._writer = self._engine(1, "READ COMMITTED", only_reads=False)
+        self._reader = self._engine(READERS, "REPEATABLE READ", only_reads=True)
         try:
-            with engine.begin() as connection:
+            with self._writer.begin() as connection:
                 _check_encoding(connection)
                 connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
@@ -111,6 +108,26 @@ class PostgreSQLDatabase(Database):
             if isinstance(error, Exception):
                 raise self._in_our_words(error, Stage.BEGINNING) from None
             raise
+
+    def _engine(self, connections: int, isolation: IsolationLevel, *, only_reads: bool) -> Engine:
+        engine = create_engine(
+            self._url,
+            connect_args=_CONNECT,
+            pool_size=connections,
+            max_overflow=0,
+            pool_pre_ping=True,
+            isolation_level=isolation,
+            hide_parameters=True,
+        )
+
+        def prepare(connection: psycopg.Connection[Any], _: object) -> None:
+            connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}s'")
+            connection.commit()
+            if only_reads:
+                connection.read_only = True
+
+        event.listen(engine, "connect", prepare)
+        return engine
 
     def _execute(self, connection: Connection, statement: str) -> None:
         connection.exec_driver_sql(statement)
@@ -138,16 +155,17 @@ class PostgreSQLDatabase(Database):
             return StoreUnusable(reason=never)
         if isinstance(cause, psycopg.DataError):
             return Unstorable(reason=_unstorable(cause))
-        if isinstance(cause, psycopg.OperationalError) and not state:  # there is no connection
+        if not state and isinstance(cause, psycopg.OperationalError):  # there is no connection
             return StoreUnavailable(reason=self._without_password(str(cause)))
+        if not state and stage is Stage.BEGINNING:  # an option of the connection that libpq does not know
+            return StoreUnusable(reason=self._without_password(str(cause)))
         # A mistake in a statement, which holds no values.
         words = cause.diag.message_primary if isinstance(cause, psycopg.ProgrammingError) else None
         return StoreError(reason=Text("PostgreSQL says {error}", error=words or state or type(cause).__name__))
 
     def _without_password(self, text: str) -> str:
-        for secret in (self._url.password, self._url.query.get("password")):
-            if secret:
-                text = text.replace(str(secret), "***")
+        if self._url.password:
+            text = text.replace(self._url.password, "***")
         return printable(" ".join(text.split()), 400)
 
 
@@ -158,7 +176,10 @@ def _found(reasons: dict[str, Text], state: str) -> Text | None:
 def _not_a_url() -> StoreUnusable:
     # It is not quoted: it may hold a password.
     return StoreUnusable(
-        reason=Text("its address cannot be understood; write it as postgresql://user:password@host:port/name")
+        reason=Text(
+            "its address cannot be understood; write it as postgresql://user:password@host:port/name, and signs such "
+            "as @ in the password as %40"
+        )
     )
 
 
@@ -198,8 +219,3 @@ def _check_encoding(connection: Connection) -> None:
         raise StoreUnusable(
             reason=Text("it holds texts in {encoding}; create it with ENCODING 'UTF8'", encoding=encoding)
         )
-
-
-def _prepare(connection: Any, _: Any) -> None:
-    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}s'")
-    connection.commit()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from errno import EDQUOT, ENOSPC
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -79,6 +80,8 @@ class SQLiteDatabase(Database):
             status = os.stat(self._path)
         except OSError as error:
             self._release()
+            if error.errno in (ENOSPC, EDQUOT):
+                raise StoreUnavailable(reason=_UNAVAILABLE["SQLITE_FULL"]) from None
             raise StoreUnusable(reason=Text("{path}: {error}", path=self._path, error=words_of(error))) from None
         self._file = status.st_dev, status.st_ino
         self._writer = self._engine("BEGIN IMMEDIATE", 1, _prepare)

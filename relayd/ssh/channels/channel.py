@@ -180,6 +180,45 @@ class Nobody:
         pass
 
 
+class WithoutCommand:
+    """
+    The part that users of a session have in common which ask for something else than a command; see `ChannelUser`.
+
+    It has no ``opened``, ``received`` and ``ended``.
+    """
+
+    kind = b"session"
+    open_data = b""
+    stdin = b""
+    stdin_open = True
+
+    def __init__(self) -> None:
+        self.state = State.WAITING
+        self._refused = False
+        self._connection: UsedConnection | None = None
+
+    def opening(self, connection: UsedConnection) -> None:
+        """See `ChannelUser`, for this and the following methods."""
+        self.state = State.OPENING
+        self._connection = connection
+
+    def when_permitted(self, go: Callable[[], None]) -> None:
+        go()
+
+    def exec_answered(self, accepted: bool) -> bool:
+        self._refused = not accepted
+        return accepted
+
+    def request_received(self, name: bytes, rest: bytes) -> None:
+        """How the server ends says nothing."""
+
+    def survives(self, eof: bool) -> bool:
+        return False
+
+    def drained(self) -> None:
+        """There is nothing more to send."""
+
+
 class Channel:
     """
     One channel: its numbers and windows, and the messages that are sent on it.

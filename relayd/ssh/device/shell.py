@@ -12,7 +12,7 @@ from typing import Final
 from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred
 
-from relayd.ssh.channels.channel import State, UsedConnection
+from relayd.ssh.channels.channel import State, WithoutCommand
 from relayd.ssh.device.screen import WIDTH
 
 #: Lines of the terminal: many, as some devices show pages of that size whatever they are told.
@@ -24,7 +24,7 @@ _PTY: Final = (
 _SHELL: Final = NS(b"shell") + b"\1"
 
 
-class DeviceShell:
+class DeviceShell(WithoutCommand):
     """
     See `relayd.ssh.channels.channel.ChannelUser`.
 
@@ -33,57 +33,30 @@ class DeviceShell:
     :param on_end: called once when the channel has closed; with whether the device refused a command line.
     """
 
-    kind = b"session"
-    open_data = b""
-    stdin = b""
-    stdin_open = True
-
     def __init__(
         self,
         on_open: Callable[[], None],
         on_data: Callable[[bytes], Deferred[None] | None],
         on_end: Callable[[bool], None],
     ) -> None:
-        self.state = State.WAITING
+        super().__init__()
         self._on_open = on_open
         self._on_data = on_data
         self._on_end = on_end
-        self._refused = False
-        self._connection: UsedConnection | None = None
 
     def write(self, data: bytes) -> None:
         """Send *data*."""
         if self._connection is not None and self.state is State.RUNNING:
             self._connection.write(self, data)
 
-    def opening(self, connection: UsedConnection) -> None:
-        """See `relayd.ssh.channels.channel.ChannelUser`, for this and the following methods."""
-        self.state = State.OPENING
-        self._connection = connection
-
-    def when_permitted(self, go: Callable[[], None]) -> None:
-        go()
-
     def opened(self) -> list[bytes]:
+        """See `relayd.ssh.channels.channel.ChannelUser`, for this and the following methods."""
         self.state = State.RUNNING
         self._on_open()
         return [_PTY, _SHELL]
 
-    def exec_answered(self, accepted: bool) -> bool:
-        self._refused = not accepted
-        return accepted
-
     def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
         return None if is_stderr else self._on_data(data)
-
-    def request_received(self, name: bytes, rest: bytes) -> None:
-        """How a command line ends says nothing."""
-
-    def survives(self, eof: bool) -> bool:
-        return False
-
-    def drained(self) -> None:
-        """There is nothing more to send."""
 
     def ended(self) -> None:
         if self.state is not State.ENDED:

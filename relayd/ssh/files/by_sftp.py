@@ -25,6 +25,7 @@ from twisted.conch.ssh.filetransfer import (
     FXP_READ,
     FXP_REMOVE,
     FXP_RENAME,
+    FXP_SETSTAT,
     FXP_STAT,
     FXP_WRITE,
 )
@@ -161,7 +162,10 @@ class SFTPWriter:
         handle = self._handle = opened.value
         field = NS(handle)
         # The mode comes first: at no time can somebody read the content who may not.
-        self._check(file, await channel.ask(FXP_FSETSTAT, field, permissions(file.mode)), lenient=not self.exact_mode)
+        answer = await channel.ask(FXP_FSETSTAT, field, permissions(file.mode))
+        if isinstance(answer, Status) and answer.unsupported:  # as by Conch's server, for files that are open
+            answer = await channel.ask(FXP_SETSTAT, name(path), permissions(file.mode))
+        self._check(file, answer, lenient=not self.exact_mode)
         pieces = [(at, file.content[at : at + CHUNK]) for at in range(0, len(file.content), CHUNK)]
         for first in range(0, len(pieces), _DEPTH):
             some = pieces[first : first + _DEPTH]

@@ -13,7 +13,7 @@ from twisted.conch.ssh.common import NS
 from twisted.internet.defer import Deferred, fail
 
 from relayd.language.texts import Text
-from relayd.ssh.channels.channel import State, UsedConnection
+from relayd.ssh.channels.channel import State, WithoutCommand
 from relayd.ssh.files.packets import Answer, NotSFTP, Reader, Version, hello, request
 
 _SUBSYSTEM: Final = NS(b"subsystem") + b"\1" + NS(b"sftp")
@@ -27,7 +27,7 @@ class ChannelGone(Exception):
     """The channel has closed before all was answered."""
 
 
-class SFTPChannel:
+class SFTPChannel(WithoutCommand):
     """
     See `relayd.ssh.channels.channel.ChannelUser`.
 
@@ -36,22 +36,15 @@ class SFTPChannel:
     :ivar answered: whether the server has shown that it serves SFTP.
     """
 
-    kind = b"session"
-    open_data = b""
-    stdin = b""
-    stdin_open = True
-
     def __init__(self, on_end: Callable[[], None]) -> None:
-        self.state = State.WAITING
+        super().__init__()
         self.ready: Deferred[Version] = Deferred()
         self.answered = False
         self._on_end = on_end
-        self._refused = False
         self._reader = Reader()
         self._broken: Exception | None = None
         self._number = 0
         self._waiting: dict[int, Deferred[Answer]] = {}
-        self._connection: UsedConnection | None = None
 
     def ask(self, kind: int, *fields: bytes) -> Deferred[Answer]:
         """
@@ -85,23 +78,15 @@ class SFTPChannel:
             unheard.addErrback(lambda _: None)
             each.errback(ChannelGone())
 
-    def opening(self, connection: UsedConnection) -> None:
-        """See `relayd.ssh.channels.channel.ChannelUser`, for this and the following methods."""
-        self.state = State.OPENING
-        self._connection = connection
-
-    def when_permitted(self, go: Callable[[], None]) -> None:
-        go()
-
     def opened(self) -> list[bytes]:
+        """See `relayd.ssh.channels.channel.ChannelUser`, for this and the following methods."""
         self.state = State.RUNNING
         return [_SUBSYSTEM]
 
     def exec_answered(self, accepted: bool) -> bool:
         if accepted and self._connection is not None:
             self._connection.write(self, hello())
-        self._refused = not accepted
-        return accepted
+        return super().exec_answered(accepted)
 
     def received(self, data: bytes, is_stderr: bool) -> Deferred[None] | None:
         if is_stderr or self._broken is not None:
@@ -125,15 +110,6 @@ class SFTPChannel:
         if waiting is None:
             raise NotSFTP(Text("an answer to something that it was not asked"))
         waiting.callback(answer)
-
-    def request_received(self, name: bytes, rest: bytes) -> None:
-        """How the server ends says nothing."""
-
-    def survives(self, eof: bool) -> bool:
-        return False
-
-    def drained(self) -> None:
-        """There is nothing more to send."""
 
     def ended(self) -> None:
         # Where the connection was lost, the pool has said so already.

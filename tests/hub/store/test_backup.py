@@ -157,7 +157,7 @@ class BackupTests(TestCase):
             "foreign": "is not a database of the hub",
             "text": "is no SQLite database",
             "cut": "damaged",
-            "newer": f"it has version 0999 of the tables, and this relayd knows none after {KNOWN}; install the version",
+            "newer": f"it has version 0999 of the tables, and this relayd knows none after {KNOWN}; install",
             "empty": "is not a database of the hub",
             "missing": "No such file or directory",
         }.items():

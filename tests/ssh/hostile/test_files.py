@@ -5,7 +5,7 @@ SFTP servers that break the rules: no command runs beside files that are not in 
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.conch.ssh.common import NS, getNS
 
@@ -18,7 +18,8 @@ from tests.support.ssh import DEADLINE
 
 SOON = 3.0
 STATUS, HANDLE, DATA, NAME, ATTRS = 101, 102, 103, 104, 105
-OPEN, STAT, READ = 3, 17, 5
+OPEN, STAT, READ, SETSTAT, FSETSTAT, REMOVE, RENAME = 3, 17, 5, 9, 10, 13, 18
+NO_SUCH_FILE, FAILURE, UNSUPPORTED = 2, 4, 8
 ATTRIBUTES = uint32(0x4, 0o100644)
 
 
@@ -29,7 +30,7 @@ def packet(kind: int, data: bytes) -> bytes:
 class SFTP(Evil):
     """Does all that it is asked, on one channel."""
 
-    held = b""
+    held = packet = b""
 
     def channel_message(self, message: int, channel: int, rest: bytes) -> None:
         if message == CHANNEL_REQUEST and getNS(rest)[0] == b"subsystem":
@@ -38,6 +39,7 @@ class SFTP(Evil):
             self.held += getNS(rest)[0]
             while len(self.held) >= 4 and len(self.held) >= 4 + (length := struct.unpack(">L", self.held[:4])[0]):
                 asked, self.held = self.held[4 : 4 + length], self.held[4 + length :]
+                self.packet = asked
                 if asked[0] == 1:
                     self.version_asked(channel)
                 else:
@@ -166,6 +168,79 @@ class SilentReader(SFTP):
     def asked(self, channel: int, kind: int, number: int) -> None:
         if kind != READ:
             super().asked(channel, kind, number)
+
+
+class RenamesOverNothing(SFTP):
+    """Has no extensions, and renames no file to a name that is taken, as version 3 has it."""
+
+    taken: ClassVar[bool]
+    requests: ClassVar[list[tuple[int, bytes]]]
+
+    def asked(self, channel: int, kind: int, number: int) -> None:
+        path = getNS(self.packet[5:])[0]
+        self.requests.append((kind, path))
+        if kind == REMOVE and path == b"/x":
+            type(self).taken = False
+        if (kind == RENAME and self.taken) or (kind == STAT and not self.taken):
+            code = FAILURE if kind == RENAME else NO_SUCH_FILE
+            self.output(channel, packet(STATUS, uint32(number, code) + NS(b"") + NS(b"")))
+        else:
+            super().asked(channel, kind, number)
+
+
+class RenamesNothing(RenamesOverNothing):
+    def asked(self, channel: int, kind: int, number: int) -> None:
+        if kind != RENAME:
+            return super().asked(channel, kind, number)
+        self.requests.append((kind, getNS(self.packet[5:])[0]))
+        self.output(channel, packet(STATUS, uint32(number, FAILURE) + NS(b"") + NS(b"")))
+
+
+class NoModeOfOpenFiles(RenamesOverNothing):
+    """As the files of Conch's server."""
+
+    def asked(self, channel: int, kind: int, number: int) -> None:
+        if kind != FSETSTAT:
+            return super().asked(channel, kind, number)
+        self.output(channel, packet(STATUS, uint32(number, UNSUPPORTED) + NS(b"") + NS(b"")))
+
+
+class FallbackTests(EvilTestCase):
+    """Servers that keep the rules, and do less than OpenSSH's."""
+
+    orders = FileOrders(writes=(FileToWrite(path=b"/x", name="/x", content=b"x", mode=0o640),), posix=False)
+
+    def run_command(self, client: Any, target: Any, command: str, timeout: float | None = None) -> Any:
+        files = None if timeout is None else self.orders
+        return client.run(target, command.encode(), self.reactor.seconds() + DEADLINE, files=files)
+
+    async def outcome(self, kind: type[RenamesOverNothing], *, taken: bool) -> tuple[Any, list[tuple[int, bool]]]:
+        """What came of the command, and the renames, removals and modes by path: whether it is that of the goal."""
+        kind.taken, kind.requests = taken, []
+        (outcome,) = await self.outcomes(kind)
+        asked = [(kind, path == b"/x") for kind, path in kind.requests if kind in (RENAME, REMOVE, SETSTAT)]
+        return outcome, asked
+
+    async def test_rename_over_a_file(self) -> None:
+        """The old one is removed first, and only when there is one."""
+        done, asked = await self.outcome(RenamesOverNothing, taken=True)
+        self.assertEqual((done.error, done.stdout.text()), (None, "ok"))
+        self.assertEqual(asked, [(RENAME, False), (REMOVE, True), (RENAME, False)])
+        done, asked = await self.outcome(RenamesOverNothing, taken=False)
+        self.assertEqual((done.error, done.stdout.text()), (None, "ok"))
+        self.assertEqual(asked, [(RENAME, False)])
+
+    async def test_rename_that_fails(self) -> None:
+        """What was written beside the goal is removed; the command does not run."""
+        for taken, expected in ((True, [(RENAME, False), (REMOVE, True), (RENAME, False)]), (False, [(RENAME, False)])):
+            error, asked = await self.outcome(RenamesNothing, taken=taken)
+            self.assertEqual((type(error), error.executed), (FileNotWritten, "no"))
+            self.assertEqual(asked, [*expected, (REMOVE, False)])
+
+    async def test_mode_by_path(self) -> None:
+        done, asked = await self.outcome(NoModeOfOpenFiles, taken=False)
+        self.assertEqual((done.error, done.stdout.text()), (None, "ok"))
+        self.assertEqual(asked, [(SETSTAT, False), (RENAME, False)])
 
 
 class WriteTests(EvilTestCase):

@@ -23,6 +23,7 @@ from zope.interface.interface import InterfaceClass, Method
 import relayd
 from relayd import errors
 from relayd.hub import terminal
+from relayd.hub.inventory import errors as _inventory_errors  # noqa: F401 -- for their messages
 from relayd.language.catalogues import translator
 from relayd.language.texts import message_template
 from relayd.ssh.errors import SSHError

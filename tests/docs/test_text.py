@@ -17,6 +17,7 @@ from relayd.config.options import OPTIONS
 from relayd.ctl.main import make_parser
 from relayd.errors import HostFailure, RelayError
 from relayd.hub import terminal
+from relayd.hub.inventory import errors as _inventory_errors  # noqa: F401 -- the page has their codes
 from relayd.ssh.errors import SSHError
 from tests.fuzz.engine import MODULES
 from tests.support.catalogue import kinds
@@ -32,6 +33,7 @@ _FOREIGN = {
     *(f"--{name.rstrip('=')}" for kind in (ServerOptions, TwistOptions) for name in kind().longOpt),
     *("--now", "--no-block", "--unit", "--editable", "--no-deps", "--strict"),  # of systemctl, journalctl, pip, mypy
     "--exclude",  # of tar
+    *("--list", "--yaml"),  # of ansible-inventory
 }
 
 

@@ -12,11 +12,14 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import IO, Any
 
+import relayd.hub.inventory.logins
+import relayd.hub.inventory.texts
 import relayd.ssh.client
 import relayd.ssh.errors
 import relayd.wire.parsing
 from relayd import errors
 from relayd.hub import errors as hub_errors
+from relayd.hub.inventory.errors import SealingError
 from relayd.language.texts import Fault, message_template
 from relayd.uplink.tunnel import ProxyError
 
@@ -33,6 +36,7 @@ OPERATORS_ONLY: tuple[type[errors.RelayError], ...] = (
     hub_errors.NoResult,
     hub_errors.NoAnswer,
     hub_errors.HubClosed,
+    SealingError,
     errors.HostFailure,  # says what the error says that it stands for
 )
 #: What the system says of files and connections.

@@ -7,17 +7,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, select
+from sqlalchemy import Column, Connection, MetaData, Table, inspect, select, types
 
 from relayd.hub.store.errors import StoreTooNew, StoreUnusable
-from relayd.language.texts import Text as Words
+from relayd.language.texts import Text
 
 #: The version that this relayd works with: the last in ``versions``.
 KNOWN: Final = "0001"
 FOLDER: Final = Path(__file__).parent
 #: Where Alembic keeps the version of the tables; another program in the same database may have one by the usual name.
 VERSION_TABLE: Final = "relayd_hub_version"
-_version: Final = Table(VERSION_TABLE, MetaData(), Column("version_num", Text))
+_version: Final = Table(VERSION_TABLE, MetaData(), Column("version_num", types.Text))
 
 
 def migrate(connection: Connection) -> None:
@@ -64,7 +64,7 @@ def _check_empty(there: set[str]) -> None:
 
     if ours := sorted(there & set(metadata.tables)):
         raise StoreUnusable(
-            reason=Words(
+            reason=Text(
                 "it has tables of another program ({tables}); give the hub a database of its own",
                 tables=", ".join(ours[:5]),
             )

@@ -1,8 +1,9 @@
 """
 Writes what is made from the code. From the options of relayd and the parser of relayctl: manual pages, completion for
-shells, the tables of the documents, and the example file. From the types of messages: their schemas.
+shells, the tables of the documents, and the example file. From the types of messages: their schemas. From the routes
+of the hub: its OpenAPI document.
 
-    generate.py man|completion|options|schemas [DIRECTORY]
+    generate.py man|completion|options|schemas|openapi [DIRECTORY]
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import shtab
 from relayd import __version__
 from relayd.config.options import OPTIONS
 from relayd.ctl.main import make_parser
+from relayd.hub.api.all_routes import openapi_document
 from relayd.tap import ABOUT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -222,6 +224,7 @@ MADE: dict[str, dict[str, Callable[[str], str]]] = {
         "docs/reload.rst": option_pages.with_effects,
         "packaging/debian/relayd.toml": lambda _: option_pages.example(),
     },
+    "openapi": {"docs/openapi.json": lambda _: openapi_document().decode()},
     "schemas": {path: partial(_whole, text) for path, text in message_schemas.files().items()},
 }
 

@@ -98,7 +98,7 @@ class ApiRequest(http.Request):
 
     def __init__(self, channel: ApiChannel, queued: object = None) -> None:
         super().__init__(channel, parsePOSTFormSubmission=False)
-        self._factory = channel.factory
+        self._factory: ApiFactory = channel.factory  # type: ignore[assignment]
         self.request_id = self._factory.next_request_id()
         self._head: Head | None = None
         self._problem: Problem | None = None

@@ -107,7 +107,7 @@ class UseTests(SynchronousTestCase):
 
     def test_manual_pages_say_what_help_says(self) -> None:
         """What argparse has to have escaped is not escaped in the page."""
-        for page in ("relayd.8", "relayctl.1"):
+        for page in ("relayd.8", "relayd-hub.8", "relayctl.1"):
             self.assertNotIn("%%", (PACKAGING / "man" / page).read_text())
         self.assertIn("by up to 40 %\n", (PACKAGING / "man" / "relayctl.1").read_text())
 

@@ -12,6 +12,7 @@
 # make test-minimum   tests with the lowest version of each library that relayd allows
 # make man completion options  manual pages, completion for shells, tables and example file, from the options as they are now
 # make schemas        docs/schemas, from the types of messages as they are now
+# make openapi        docs/openapi.json, from the routes of the hub as they are now
 # make dist           wheel and source
 # make deb            a Debian package with its own virtual environment
 # make test-deb       it installed, run, upgraded and purged here, and under a systemd in namespaces; needs root
@@ -50,7 +51,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests; without it each would compile all of relayd anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench fuzz docs messages clean coverage test-pythons test-minimum news man completion options schemas dist deb test-deb
+.PHONY: demo test lint bench fuzz docs messages clean coverage test-pythons test-minimum news man completion options schemas openapi dist deb test-deb
 
 demo: $(or $(wildcard $(INSTALLED)),$(RUNS))
 	$(BIN)/python -m relayd.demo
@@ -80,7 +81,7 @@ news: $(INSTALLED)
 	@! ls changes | grep -vE '^(README|\+?[a-z0-9-]+\.(feature|change|fix))\.rst$$' || { echo "see changes/README.rst" >&2; exit 1; }
 	@$(BIN)/towncrier build --draft --version next
 
-man completion options schemas: $(INSTALLED)
+man completion options schemas openapi: $(INSTALLED)
 	$(BIN)/python packaging/generate.py $@
 
 dist: $(INSTALLED)

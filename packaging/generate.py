@@ -1,8 +1,9 @@
 """
 Writes what is made from the code. From the options of relayd and the parser of relayctl: manual pages, completion for
-shells, the tables of the documents, and the example file. From the types of messages: their schemas.
+shells, the tables of the documents, and the example file. From the types of messages: their schemas. From the routes
+of the hub: its OpenAPI document.
 
-    generate.py man|completion|options|schemas [DIRECTORY]
+    generate.py man|completion|options|schemas|openapi [DIRECTORY]
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from relayd.config.option import OptionTable
 from relayd.config.options import RELAY_TABLE
 from relayd.ctl.client.outcome import EXIT_CODES
 from relayd.ctl.main import make_parser
+from relayd.hub.api.all_routes import openapi_document
 from relayd.hub.config.options import HUB_TABLE
 from relayd.hub_tap import ABOUT as HUB_ABOUT
 from relayd.tap import ABOUT
@@ -288,6 +290,7 @@ MADE: dict[str, dict[str, Callable[[str], str]]] = {
         "packaging/debian/relayd.toml": lambda _: option_pages.example(),
         "packaging/debian/hub.toml": lambda _: option_pages.hub_example(),
     },
+    "openapi": {"docs/openapi.json": lambda _: openapi_document().decode()},
     "schemas": {path: partial(_whole, text) for path, text in message_schemas.files().items()},
 }
 

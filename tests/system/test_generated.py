@@ -62,7 +62,7 @@ def files_of(folder: str) -> list[str]:
 
 
 class CurrentTests(SynchronousTestCase):
-    """When one of these fails: ``make man completion options schemas``."""
+    """When one of these fails: ``make man completion options schemas openapi``."""
 
     def check(self, kind: str, *paths: str, make: Callable[[str, str], object] = generate) -> None:
         directory = Path(tempfile.mkdtemp())
@@ -87,6 +87,9 @@ class CurrentTests(SynchronousTestCase):
 
     def test_schemas(self) -> None:
         self.check("schemas", *files_of("docs/schemas"))
+
+    def test_openapi(self) -> None:
+        self.check("openapi", "docs/openapi.json")
 
 
 class UseTests(SynchronousTestCase):

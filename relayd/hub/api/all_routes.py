@@ -7,8 +7,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from relayd import __version__
 from relayd.hub.api import openapi
+from relayd.hub.api.calls import Answer, Call, NoQuery
 from relayd.hub.api.resources import (
     audit,
     credentials,
@@ -23,6 +23,15 @@ from relayd.hub.api.resources import (
     tokens,
     users,
 )
+from relayd.hub.api.routes import Anyone, Route
+
+#: The version of the interface, as its paths have it.
+VERSION: Final = "1"
+
+
+async def _show_document(hub: object, call: Call[NoQuery, None]) -> Answer:
+    return Answer(body=openapi_document())
+
 
 ROUTES: Final = (
     *sessions.ROUTES,
@@ -37,10 +46,18 @@ ROUTES: Final = (
     *invocations.ROUTES,
     *audit.ROUTES,
     *operation.ROUTES,
+    Route(
+        method="GET",
+        path="/openapi.json",
+        handler=_show_document,
+        permission=Anyone.PUBLIC,
+        answers=bytes,
+        summary="This document",
+    ),
 )
 
 
 @cache
 def openapi_document() -> bytes:
-    """The OpenAPI document, which the same release always gives."""
-    return openapi.encoded(ROUTES, __version__)
+    """The OpenAPI document, which the same code always gives."""
+    return openapi.encoded(ROUTES, VERSION)

@@ -23,6 +23,7 @@ from relayd.hub.api.calls import Answer, Call, Stream
 from relayd.hub.api.conditions import is_same, parse_tags
 from relayd.hub.api.guards import check_accept, check_host, check_origin, media_type_of
 from relayd.hub.api.headers import read_headers
+from relayd.hub.api.metrics import RequestCounts
 from relayd.hub.api.problems import (
     PROBLEM_JSON,
     BodyUnexpected,
@@ -136,9 +137,11 @@ class Application:
         gate: Gate,
         problem_of: Callable[[Exception], Problem | None],
         settings: ApiSettings | None = None,
+        counts: RequestCounts | None = None,
     ) -> None:
         self.router = router
         self.settings = settings or ApiSettings()
+        self.counts = counts or RequestCounts()
         self._clock = clock
         self._hub = hub
         self._gate = gate

@@ -7,7 +7,7 @@ has no hook for the moment when a request's headers are there, so this uses ``_c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
@@ -26,9 +26,6 @@ from relayd.hub.api.problems import (
     UriTooLong,
 )
 from relayd.language.texts import Text
-
-if TYPE_CHECKING:
-    from relayd.hub.api.server import ApiFactory
 
 _DONE: Final = connectionDone
 
@@ -63,6 +60,29 @@ class Bounds(Struct, frozen=True, kw_only=True):
     linger_seconds: float = 3.0
 
 
+class ChannelOwner(Protocol):
+    """What makes channels, and counts what they hold: `relayd.hub.api.server.ApiFactory`."""
+
+    clock: Any
+    bounds: Bounds
+    stopping: bool
+
+    def opened(self, channel: Any) -> str:
+        """A connection was made; this is its address."""
+
+    def closed(self, channel: Any) -> None:
+        """A connection is gone."""
+
+    def count(self, status: int, route: str | None = None) -> None:
+        """A request is answered."""
+
+    def date(self) -> str:
+        """Now, for the header ``Date``."""
+
+    def next_request_id(self) -> str:
+        """A name for one request."""
+
+
 class ApiChannel(http.HTTPChannel):
     """
     See the module.
@@ -71,7 +91,7 @@ class ApiChannel(http.HTTPChannel):
     :ivar busy: whether a request is being answered.
     """
 
-    factory: ApiFactory
+    factory: ChannelOwner
     transport: Any
     timeOut = None
 

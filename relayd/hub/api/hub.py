@@ -4,7 +4,7 @@ The parts of the hub that the API's handlers use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,17 +12,15 @@ from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 
 from relayd.hub.access.access import Access
-from relayd.hub.api.metrics import RequestCounts
 from relayd.hub.decisions.ends import Rerun
 from relayd.hub.inventory.sealing import Sealer
 from relayd.hub.relays.administration import RelayAdministration
 from relayd.hub.relays.enrolment import Enrolment
-from relayd.hub.runs.interfaces import Inventory
+from relayd.hub.runs.dry_run import Planned
 from relayd.hub.runs.ordering import Allowed
 from relayd.hub.runs.orders import Order
 from relayd.hub.store.runs import Run
 from relayd.hub.store.store import Store
-from relayd.wire.messages import ExecuteCommand
 
 
 class RunEngine(Protocol):
@@ -32,6 +30,9 @@ class RunEngine(Protocol):
         self, order: Order, created_by: str, *, key: str | None = None, allowed: Allowed = None
     ) -> Deferred[Run]:
         """Order a run; fires once it is stored."""
+
+    def dry_run(self, order: Order, *, allowed: Allowed = None) -> Deferred[list[Planned]]:
+        """What an order would do; nothing is ordered."""
 
     def rerun(
         self, run_id: str, which: Rerun, created_by: str, *, key: str | None = None, allowed: Allowed = None
@@ -54,24 +55,12 @@ class RunEngine(Protocol):
         """Have *changed* called each time that changes of a run are stored; what is returned ends that."""
 
 
-class RelayLinks(Protocol):
-    """The relays that are connected: `relayd.hub.links.links.Links`."""
-
-    @property
-    def relays(self) -> Mapping[str, Any]:
-        """By name."""
-
-    def check(self, proxy_id: str, command: ExecuteCommand) -> Deferred[Any]:
-        """Ask what the relay's rules say of a command: a `relayd.wire.policy_answer.PolicyAnswer`."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Hub:
     """
     :ivar reactor: provides time and threads.
     :ivar now: microseconds since 1970.
     :ivar public_url: where relays and people find the hub; without, as the request names it.
-    :ivar inventory: the hosts as runs need them.
     :ivar obstacles: codes of why the hub could not take and do an order now, such as ``database``; empty when it could.
     :ivar registry: metrics.
     """
@@ -85,8 +74,5 @@ class Hub:
     enrolment: Enrolment
     public_url: str | None = None
     engine: RunEngine
-    inventory: Inventory
-    links: RelayLinks
     obstacles: Callable[[], list[str]]
     registry: CollectorRegistry
-    counts: RequestCounts

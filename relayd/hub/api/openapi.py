@@ -216,9 +216,9 @@ def refusals_of(route: Route) -> list[type[DescribedError]]:
     """Which errors of other parts of the hub a route answers with."""
     found = [*route.refusals, store.StoreUnavailable, store.StoreBusy, store.CommitUnknown, store.StoreClosed]
     if route.permission is not Anyone.PUBLIC:
-        found.append(access.NotAuthenticated)
+        found += [access.NotAuthenticated, access.PasswordMustChange]
     if isinstance(route.permission, Permission):
-        found += [access.Forbidden, access.PasswordMustChange]
+        found.append(access.Forbidden)
     if route.act:
         found += [access.CsrfWrong, access.AuditUnavailable]
     return found
@@ -228,8 +228,8 @@ def problems_of(route: Route) -> list[type[Problem]]:
     """Which problems a route answers with."""
     found: list[type[Problem]] = [*_ALWAYS, *route.problems]
     if route.permission is not Anyone.PUBLIC:
-        found.append(NotAuthenticated)
-    if route.act:
+        found += [NotAuthenticated, CrossSite]
+    if route.act and route.permission is Anyone.PUBLIC:
         found.append(CrossSite)
     if route.takes is None:
         found.append(BodyUnexpected)

@@ -98,7 +98,7 @@ class ApiRequest(http.Request):
 
     def __init__(self, channel: ApiChannel, queued: object = None) -> None:
         super().__init__(channel, parsePOSTFormSubmission=False)
-        self._factory = channel.factory
+        self._factory: ApiFactory = channel.factory  # type: ignore[assignment]
         self.request_id = self._factory.next_request_id()
         self._head: Head | None = None
         self._problem: Problem | None = None
@@ -191,7 +191,7 @@ class ApiRequest(http.Request):
 
     def _write_head(self, outgoing: Outgoing) -> None:
         factory = self._factory
-        factory.count(outgoing.status)
+        factory.count(outgoing.status, None if self._head is None else self._head.route.name)
         self.setResponseCode(outgoing.status)
         secure = self.channel.isSecure() if self._head is None else self._head.secure
         for name, value in [*response_headers(factory.date()), *secure_headers(secure), *outgoing.headers]:
@@ -249,7 +249,6 @@ class ApiFactory(ServerFactory[Any]):
     Makes the connections of the API, and counts what they hold.
 
     :ivar stopping: whether the hub stops: answers in the making are finished, streams end.
-    :ivar statuses: how many answers had each status.
     :ivar wakes: what to call when the hub stops.
     """
 
@@ -260,7 +259,6 @@ class ApiFactory(ServerFactory[Any]):
         self.application = application
         self.bounds = bounds or Bounds()
         self.stopping = False
-        self.statuses: Counter[int] = Counter()
         self.wakes: set[Callable[[], None]] = set()
         self.answering = 0
         self._channels: set[ApiChannel] = set()
@@ -319,9 +317,9 @@ class ApiFactory(ServerFactory[Any]):
         """So many bytes of bodies are not held any more."""
         self._held -= size
 
-    def count(self, status: int) -> None:
-        """An answer has this status."""
-        self.statuses[status] += 1
+    def count(self, status: int, route: str | None = None) -> None:
+        """A request to *route* is answered with this status; ``None``: it was to none."""
+        self.application.counts.count(route or "", status)
 
     def answered(self) -> None:
         """A request was answered."""

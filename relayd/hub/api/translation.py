@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from relayd.hub.access import errors as access
 from relayd.hub.api.problems import InvalidRequest, Mistake, Problem
-from relayd.hub.decisions.selectors import SelectorError
 from relayd.hub.inventory import errors as inventory
 from relayd.hub.inventory.checks import HostMistake
 from relayd.hub.inventory.credentials import CredentialMistake
@@ -84,15 +83,24 @@ STATUSES: Final[dict[type[DescribedError], Status]] = {
 }
 
 
+def _places_of(error: DescribedError) -> list[Mistake]:
+    """Where in the request it is, as far as the error says."""
+    field = error.fields.get("field")
+    if not isinstance(error, runs.InvalidOrder | relays.BadRelay) or not isinstance(field, str):
+        return []
+    return [Mistake(str(error.fields.get("reason", "")), f"/{field}")]
+
+
 class Described(Problem):
     """An error of another part of the hub, as a problem."""
 
     def __init__(self, error: DescribedError, status: Status, headers: dict[str, str]) -> None:
-        super().__init__(headers={**status.headers, **headers})
+        super().__init__(headers={**status.headers, **headers}, errors=_places_of(error))
         self.code = error.code
         self.status = status.status  # type: ignore[misc]
         self.title = status.title  # type: ignore[misc]
-        self._words = str(error)
+        words = str(error).rstrip()
+        self._words = words if words.endswith((".", "!", "?")) else f"{words}."
 
     def __str__(self) -> str:
         return self._words
@@ -102,8 +110,6 @@ def problem_of(error: BaseException) -> Problem | None:
     """The problem that an error is; ``None``: it is an internal one, of which nothing is said."""
     if isinstance(error, HostMistake | CredentialMistake):
         return InvalidRequest([Mistake(str(error.text), f"/{error.field}")])
-    if isinstance(error, SelectorError):
-        return InvalidRequest([Mistake(str(error.text), "/selector")])
     if not isinstance(error, DescribedError):
         return None
     try:

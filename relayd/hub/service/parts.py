@@ -151,8 +151,7 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
     settings = HubSettings(trusted_proxies=config.trusted_proxies)
     links = Links(reactor, authenticator.authenticate, observers, settings)
     observers.presence = presence = Presence(reactor, store, links, time_of_day)
-    inventory = StoredInventory(sealer)
-    observers.runs = engine = Engine(reactor, store, inventory, sealer, time_of_day)
+    observers.runs = engine = Engine(reactor, store, StoredInventory(sealer), sealer, time_of_day)
     engine.links = links
     registry, counts = CollectorRegistry(), RequestCounts()
     registry.register(counts)
@@ -166,11 +165,8 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
         enrolment=Enrolment(store, time_of_day),
         public_url=config.public_url,
         engine=engine,
-        inventory=inventory,
-        links=links,
         obstacles=_obstacles(audit),
         registry=registry,
-        counts=counts,
     )
     return Parts(
         store=store,
@@ -180,11 +176,11 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
         engine=engine,
         presence=presence,
         retention=Retention(store, retention_of(config), reactor, time_of_day),
-        api=_make_api(hub, config),
+        api=_make_api(hub, config, counts),
     )
 
 
-def _make_api(hub: Hub, config: HubConfig) -> ApiFactory:
+def _make_api(hub: Hub, config: HubConfig, counts: RequestCounts) -> ApiFactory:
     access = hub.access
     application = Application(
         clock=hub.reactor,
@@ -193,6 +189,7 @@ def _make_api(hub: Hub, config: HubConfig) -> ApiFactory:
         gate=AccessGate(access.doorkeeper, access.audit),
         problem_of=problem_of,
         settings=_api_settings(config),
+        counts=counts,
     )
     return ApiFactory(hub.reactor, application)
 

@@ -190,11 +190,8 @@ class BothStoresCase(Asking, AccessCase):
             enrolment=Enrolment(self.store, self.now),
             public_url="https://hub.example",
             engine=self.engine,
-            inventory=inventory,
-            links=links,
             obstacles=lambda: self.obstacles,
             registry=registry,
-            counts=counts,
         )
         self.router = Router(ROUTES)
         self.application = Application(
@@ -204,6 +201,7 @@ class BothStoresCase(Asking, AccessCase):
             gate=AccessGate(self.access.doorkeeper, self.access.audit),
             problem_of=self.problem_of,
             settings=self.settings,
+            counts=counts,
         )
         self.factory = ApiFactory(reactor, self.application)
         port: Any = await TCP4ServerEndpoint(clock, 0, interface="127.0.0.1").listen(self.factory)
@@ -279,7 +277,7 @@ class BothStoresCase(Asking, AccessCase):
         """The relay says that a command has ended."""
         done = self.engine.result(
             "r1",
-            CommandResult(command_id=command.command_id, success=exit_code == 0, stdout=stdout, stderr="",
+            CommandResult(command_id=command.command_id, stdout=stdout, stderr="",
                           exit_code=exit_code),
         )  # fmt: skip
         if done is not None:

@@ -68,7 +68,7 @@ class SessionTests(SessionCase):
     async def test_failures(self) -> None:
         self.assert_problem(await self.log_in(password="wrong password"), 401, "login-failed")
         self.assert_problem(await self.log_in("nobody"), 401, "login-failed")
-        for _ in range(6):
+        for _ in range(7):
             response = await self.log_in("vera", "wrong password")
         self.assert_problem(response, 429, "login-throttled")
         self.assertGreater(int(response.headers["retry-after"]), 0)

@@ -4,38 +4,28 @@ What a run would do: on which hosts, through which relay, and what that relay's 
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Sequence
 
-from twisted.internet.defer import Deferred, gatherResults
-
-from relayd.hub.api.hub import Hub
 from relayd.hub.api.shapes import Shape
-from relayd.hub.runs.interfaces import InventoryHost, Login
-from relayd.hub.runs.ordering import Allowed, select_hosts
-from relayd.hub.runs.orders import CheckedOrder, Order, check_order, command_for
-from relayd.hub.store.ids import new_id
-from relayd.language.texts import Text
-from relayd.wire.policy_answer import PolicyAnswer
-
-#: Hosts of which relays are asked; of more, the first are.
-MOST_ASKED: Final = 200
+from relayd.hub.runs.dry_run import Planned
 
 
 class DryHost(Shape, frozen=True, kw_only=True):
     """
     A host that a run would be on.
 
-    :ivar relay: the first relay that reaches it and is connected; ``null``: none is now.
-    :ivar policy: what that relay's rules say; ``not-asked``: it is not connected, cannot tell, or there are too many
-        hosts; ``no-login``: the hub has no way to log in.
-    :ivar reason: why it would be refused, or cannot be said.
+    :ivar relay: to which it would be sent; ``null``: none reaches it.
+    :ivar connected: whether that relay is connected now.
+    :ivar allowed: what its rules say; ``null``: it was not asked, or has not said.
+    :ivar code: of the rule that refuses it, or why there is no answer.
     """
 
     host: str
     relay: str | None
-    policy: Literal["allowed", "refused", "not-asked", "no-login"]
-    code: str | None = None
-    reason: str | None = None
+    connected: bool
+    allowed: bool | None
+    code: str | None
+    reason: str | None
 
 
 class DryRun(Shape, frozen=True, kw_only=True):
@@ -50,36 +40,17 @@ class DryRun(Shape, frozen=True, kw_only=True):
     items: list[DryHost]
 
 
-async def plan(hub: Hub, order: Order, allowed: Allowed) -> DryRun:
-    """
-    :raises RunError: as the order itself would.
-    """
-    checked = check_order(order)
-    hosts = await hub.store.read(select_hosts, hub.inventory, checked, allowed)
-    asked = hosts[:MOST_ASKED]
-    logins = await hub.store.read(hub.inventory.logins, [host.snapshot for host in asked])
-    answers: list[Deferred[DryHost]] = [
-        Deferred.fromCoroutine(_ask(hub, checked, host, login)) for host, login in zip(asked, logins, strict=True)
+def dry_run_shape(plans: Sequence[Planned]) -> DryRun:
+    """What the engine says."""
+    items = [
+        DryHost(
+            host=plan.host,
+            relay=plan.relay,
+            connected=plan.connected,
+            allowed=plan.allowed,
+            code=plan.code,
+            reason=plan.reason,
+        )
+        for plan in plans
     ]
-    items: list[DryHost] = await gatherResults(answers, consumeErrors=True)
-    items += [DryHost(host=host.name, relay=_relay_of(hub, host), policy="not-asked") for host in hosts[MOST_ASKED:]]
-    return DryRun(size=len(hosts), items=items)
-
-
-def _relay_of(hub: Hub, host: InventoryHost) -> str | None:
-    return next((name for name in host.relays if name in hub.links.relays), None)
-
-
-async def _ask(hub: Hub, checked: CheckedOrder, host: InventoryHost, login: Login | Text) -> DryHost:
-    relay = _relay_of(hub, host)
-    if isinstance(login, Text):
-        return DryHost(host=host.name, relay=relay, policy="no-login", reason=str(login))
-    if relay is None:
-        return DryHost(host=host.name, relay=None, policy="not-asked")
-    try:
-        command = command_for(checked.template, new_id(hub.now()), login)
-        answer: PolicyAnswer = await hub.links.check(relay, command)
-    except Exception as error:  # it is gone, does not answer in time, or does not know the question
-        return DryHost(host=host.name, relay=relay, policy="not-asked", reason=type(error).__doc__ or "")
-    policy: Literal["allowed", "refused"] = "allowed" if answer.allowed else "refused"
-    return DryHost(host=host.name, relay=relay, policy=policy, code=answer.code, reason=answer.reason)
+    return DryRun(size=len(items), items=items)

@@ -17,14 +17,16 @@ from relayd.hub.access.permissions import Permission
 from relayd.hub.api.calls import Answer, Call, NoQuery
 from relayd.hub.api.conditions import entity_tag, expected_version
 from relayd.hub.api.hub import Hub
+from relayd.hub.api.problems import InvalidQuery
 from relayd.hub.api.routes import Precondition, Route
 from relayd.hub.api.shapes import Given, Listing, Name, PageQuery, Shape, listing, moment
-from relayd.hub.decisions.selectors import MAX_SELECTOR, parse
+from relayd.hub.decisions.selectors import MAX_SELECTOR, Selector, parse
 from relayd.hub.inventory.checks import FIELDS, checked_host
 from relayd.hub.store import hosts
 from relayd.hub.store.errors import BadCursor, Changed, Conflict, NotFound
 from relayd.hub.store.host_records import LabelCount, StoredHost
 from relayd.hub.store.paging import Page
+from relayd.language.texts import Fault
 
 Labels = Annotated[
     dict[Annotated[str, Meta(max_length=255)], Annotated[str, Meta(max_length=1000)]], Meta(max_length=200)
@@ -122,9 +124,16 @@ def _answer(host: StoredHost, **more: Any) -> Answer:
 async def list_hosts(hub: Hub, call: Call[HostQuery, None]) -> Listing[HostShape]:
     """By name."""
     query = call.query
-    selector = None if query.selector is None else parse(query.selector)
+    selector = None if query.selector is None else _selector(query.selector)
     page = await hub.store.read(hosts.page_of_hosts, selector=selector, cursor=query.cursor, limit=query.limit)
     return listing(Page([_shape(host) for host in page.items], page.next_cursor))
+
+
+def _selector(text: str) -> Selector:
+    try:
+        return parse(text)
+    except Fault as fault:
+        raise InvalidQuery(parameter="selector", reason=fault.text) from None
 
 
 async def add_host(hub: Hub, call: Call[NoQuery, NewHost]) -> Answer:

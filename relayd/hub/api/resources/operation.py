@@ -1,5 +1,5 @@
 """
-What operators and their tools ask: health, readiness, metrics, and the OpenAPI document.
+What operators and their tools ask: health, readiness and metrics.
 """
 
 from __future__ import annotations
@@ -35,13 +35,6 @@ async def metrics(hub: Hub, call: Call[NoQuery, None]) -> Answer:
     return Answer(body=render(hub.registry))
 
 
-async def openapi(hub: Hub, call: Call[NoQuery, None]) -> Answer:
-    """The document that is made from the routes."""
-    from relayd.hub.api.all_routes import openapi_document  # it has this route, too
-
-    return Answer(body=openapi_document())
-
-
 _ROOT: Final[dict[str, Any]] = {"method": "GET", "rooted": True, "answers": bytes}
 
 ROUTES: Final = (
@@ -68,13 +61,5 @@ ROUTES: Final = (
         produces=CONTENT_TYPE_LATEST,
         summary="Metrics in Prometheus' text format",
         **_ROOT,
-    ),
-    Route(
-        method="GET",
-        path="/openapi.json",
-        handler=openapi,
-        permission=Anyone.PUBLIC,
-        answers=bytes,
-        summary="This document",
     ),
 )

@@ -19,7 +19,7 @@ from relayd.hub.api.shapes import Given, Listing, Name, Note, PageQuery, Shape, 
 from relayd.hub.relays.administration import RelayView
 from relayd.hub.relays.enrolment import settings_text
 from relayd.hub.relays.errors import BadRelay, EnrolmentRefused
-from relayd.hub.store.errors import BadCursor, Changed, Conflict, NotFound
+from relayd.hub.store.errors import BadCursor, Changed, Conflict, NotFound, StillReferred
 from relayd.hub.store.paging import Page
 from relayd.wire.secret import Secret
 
@@ -282,7 +282,7 @@ ROUTES: Final = (
         summary="Delete a relay with its keys; its connection is ended",
         status=204,
         precondition=Precondition.REQUIRED,
-        refusals=(NotFound, Changed, Conflict),
+        refusals=(NotFound, Changed, Conflict, StillReferred),
     ),
     Route(
         method="POST",

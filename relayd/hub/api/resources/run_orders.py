@@ -20,7 +20,7 @@ from relayd.hub.api.calls import Answer, Call, NoQuery
 from relayd.hub.api.conditions import entity_tag
 from relayd.hub.api.hub import Hub
 from relayd.hub.api.problems import KeyReused
-from relayd.hub.api.resources.dry_runs import DryRun, plan
+from relayd.hub.api.resources.dry_runs import DryRun, dry_run_shape
 from relayd.hub.api.resources.invocations import InvocationShape, invocation_shape
 from relayd.hub.api.resources.runs import RunShape, run_shape
 from relayd.hub.api.routes import Idempotency, Route
@@ -82,7 +82,7 @@ async def order(hub: Hub, call: Call[NoQuery, Order]) -> Answer:
 
 async def dry_run(hub: Hub, call: Call[NoQuery, Order]) -> DryRun:
     """Nothing is stored, and nothing sent but a question to relays."""
-    return await plan(hub, call.body, allowed_of(call.who))
+    return dry_run_shape(await hub.engine.dry_run(call.body, allowed=allowed_of(call.who)))
 
 
 async def rerun(hub: Hub, call: Call[NoQuery, RerunOrder]) -> Answer:

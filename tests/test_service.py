@@ -78,6 +78,12 @@ class Closer:
     def open(self) -> list[tuple[str, str]]:
         return []
 
+    def noted(self, name: str) -> str | None:
+        return None
+
+    def note(self, name: str, value: str) -> None:
+        pass
+
     def start(self) -> None:
         self.recorder.ask(f"start {self.name}")
 

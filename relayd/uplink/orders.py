@@ -30,7 +30,7 @@ from relayd.wire.messages import (
     CommandStatus,
     wire_id,
 )
-from relayd.wire.parsing import parse_check_command, parse_execute_command, parse_question, parse_receipt
+from relayd.wire.parsing import parse_execute_command, parse_question, parse_receipt
 from relayd.wire.policy_answer import PolicyAnswer
 
 _log = Logger("relayd.uplink")
@@ -138,7 +138,7 @@ class Orders:
     def _check_asked(self, event: EventReceived) -> None:
         """Say what the site's rules say, in the words of a refusal; nothing is run or recorded."""
         try:
-            command = parse_check_command(event.data)
+            command = parse_execute_command(event.data, CHECK_COMMAND)
         except InvalidMessage as error:
             _log.warn("{reason}", reason=str(error))
             self._answer(event, {"error": self._words_of(error)})

@@ -176,24 +176,15 @@ class WireQuestion(Struct, rename="camel"):
     command_id: Annotated[Any, shapes.COMMAND_ID] = UNSET
 
 
-def parse_check_command(data: object) -> ExecuteCommand:
-    """
-    Validate the data of a ``check_command`` event: that of a command, which is not to be run.
-
-    :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
-    """
-    return plain_command(data) or parse_by_field(data, CHECK_COMMAND)
-
-
-def parse_execute_command(data: object) -> ExecuteCommand:
+def parse_execute_command(data: object, event: str = EXECUTE_COMMAND) -> ExecuteCommand:
     """
     Validate the data of an ``execute_command`` event.  A command without any credential is valid: whether it can do
     without is not for the message to say (`relayd.interfaces.ICommandRunner.refuses`).
 
-    :param data: decoded JSON.
+    :param data: decoded JSON, of ``execute_command`` or of *event*, which has the same.
     :raises InvalidMessage: naming the field at fault, and the ``commandId`` where one can be read.
     """
-    return plain_command(data) or parse_by_field(data)
+    return plain_command(data) or parse_by_field(data, event)
 
 
 def parse_by_field(data: object, event: str = EXECUTE_COMMAND) -> ExecuteCommand:
@@ -254,10 +245,7 @@ def parse_receipt(data: object) -> Receipt:
 
     :raises InvalidMessage: when it has no boolean ``success``.
     """
-    try:
-        wire = _convert(_with_text_id(data)[0], WireReceipt)
-    except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(COMMAND_RESULT_RECEIVED, error, data) from None
+    wire = _convert_said(data, WireReceipt, COMMAND_RESULT_RECEIVED)
     said = wire.error if isinstance(wire.error, str | None) else _as_json(wire.error)
     text = None if said is None else printable(said, 200)
     return Receipt(success=wire.success, command_id=wire.command_id, error=text)
@@ -293,10 +281,7 @@ def parse_command_output(data: object) -> CommandOutput:
 
     :raises InvalidMessage: naming the field at fault.
     """
-    try:
-        return _convert(_with_text_id(data)[0], CommandOutput)
-    except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(COMMAND_OUTPUT, error, data) from None
+    return _convert_said(data, CommandOutput, COMMAND_OUTPUT)
 
 
 def parse_command_status(data: object) -> CommandStatus:
@@ -305,10 +290,7 @@ def parse_command_status(data: object) -> CommandStatus:
 
     :raises InvalidMessage: naming the field at fault.
     """
-    try:
-        return _convert(_with_text_id(data)[0], CommandStatus)
-    except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(COMMAND_STATUS, error, data) from None
+    return _convert_said(data, CommandStatus, COMMAND_STATUS)
 
 
 def parse_policy_answer(data: object) -> PolicyAnswer:
@@ -317,10 +299,7 @@ def parse_policy_answer(data: object) -> PolicyAnswer:
 
     :raises InvalidMessage: naming the field at fault.
     """
-    try:
-        return _convert(_with_text_id(data)[0], PolicyAnswer)
-    except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(CHECK_COMMAND, error, data) from None
+    return _convert_said(data, PolicyAnswer, CHECK_COMMAND)
 
 
 def parse_relay_info(data: object) -> RelayInfo:
@@ -329,10 +308,7 @@ def parse_relay_info(data: object) -> RelayInfo:
 
     :raises InvalidMessage: naming the field at fault.
     """
-    try:
-        return _convert(data, RelayInfo)
-    except (msgspec.ValidationError, fields.Invalid) as error:
-        raise _refusal(RELAY_INFO, error, data) from None
+    return _convert_said(data, RelayInfo, RELAY_INFO)
 
 
 def _as_json(value: object) -> str:
@@ -348,6 +324,13 @@ def _convert(data: object, kind: type[_T]) -> _T:
         return msgspec.convert(data, kind)
     except UnicodeEncodeError:  # the name of a member; msgspec has no error of its own for that
         raise fields.half_a_pair("the data") from None
+
+
+def _convert_said(data: object, kind: type[_T], event: str) -> _T:
+    try:
+        return _convert(_with_text_id(data)[0], kind)
+    except (msgspec.ValidationError, fields.Invalid) as error:
+        raise _refusal(event, error, data) from None
 
 
 def _with_text_id(data: object) -> tuple[object, bool]:

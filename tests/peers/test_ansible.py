@@ -122,6 +122,33 @@ other:
     only: {x_own: 1}
 """,
     ),
+    (
+        "ansible-ini",
+        """
+[ungrouped]
+alone
+a1
+[ungrouped:vars]
+x_own=ungrouped
+[alpha]
+a1
+[zeta:children]
+alpha
+[zeta:vars]
+x_v=the parent
+[alpha:vars]
+x_v=the child, though its name comes first
+[far:children]
+between
+[between:children]
+alpha
+[between:vars]
+x_w=by the longer way
+x_v=above the child, by the longer way
+[zeta:vars]
+x_w=by the shorter way
+""",
+    ),
     ("ansible-yaml", "ungrouped: {hosts: {a: , b: {x_a: 1}}}\nall: {vars: {x_b: 2}}\n"),
     ("ansible-ini", "a\na x_a=1\n[g]\na x_a=2 x_b=\n[g:vars]\nx_c=\nx_d='q'\nx_e=[1, 2\n"),
 )

@@ -155,12 +155,14 @@ class EngineCase:
         self.store = store
         self.settings = settings
         self.clock = Clock()
+        #: Microseconds by which somebody has set the clock of the machine.
+        self.set_ahead = 0
         self.inventory = MemoryInventory()
         self.links = MemoryLinks()
         self.engine = self.new_engine()
 
     def now(self) -> int:
-        return BEGIN + round(self.clock.seconds() * 1e6)
+        return BEGIN + self.set_ahead + round(self.clock.seconds() * 1e6)
 
     def new_engine(self) -> Engine:
         engine = Engine(self.clock, self.store, self.inventory, NoSealing(), self.now, self.settings)

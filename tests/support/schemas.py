@@ -33,7 +33,7 @@ from relayd.wire.messages import (
     COMMAND_STATUS,
     EXECUTE_COMMAND,
 )
-from relayd.wire.parsing import parse_check_command, parse_execute_command, parse_question, parse_receipt
+from relayd.wire.parsing import parse_execute_command, parse_question, parse_receipt
 from relayd.wire.unsent import Unsent
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ READERS: dict[str, Callable[[Any], object]] = {
     COMMAND_RESULT_RECEIVED: parse_receipt,
     CANCEL_COMMAND: functools.partial(parse_question, CANCEL_COMMAND),
     COMMAND_STATUS: functools.partial(parse_question, COMMAND_STATUS),
-    CHECK_COMMAND: parse_check_command,
+    CHECK_COMMAND: functools.partial(parse_execute_command, event=CHECK_COMMAND),
 }
 #: Faults that one process reports: a peer may send very many.
 MOST_REPORTED: Final = 100

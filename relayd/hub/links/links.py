@@ -63,6 +63,8 @@ class Links:
     """
     Accepts relays in both dialects, and knows the connected ones.
 
+    More than 25 methods, as each thing that a relay says is one, and each thing that it is asked.
+
     :param authenticate: checks keys.
     :param learns: whether to ask each relay what it is when it connects (``relay_info``).
     """
@@ -238,9 +240,6 @@ class Links:
             failed: Deferred[object] = Deferred()
             failed.errback()
             return failed
-
-    def recorded(self, link: RelayConnection, result: CommandResult) -> None:
-        """Nothing more to do."""
 
     def output_received(self, link: RelayConnection, output: CommandOutput) -> None:
         """A piece of output has arrived."""

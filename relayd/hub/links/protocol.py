@@ -82,9 +82,6 @@ class RelayListener(Protocol):
     def record(self, link: RelayConnection, result: CommandResult) -> Deferred[object] | None:
         """A result has arrived: its receipt is sent when the Deferred fires, or at once for ``None``."""
 
-    def recorded(self, link: RelayConnection, result: CommandResult) -> None:
-        """A result is recorded, and a receipt for it was sent."""
-
     def output_received(self, link: RelayConnection, output: CommandOutput) -> None:
         """A piece of the output of a running command has arrived."""
 
@@ -336,7 +333,6 @@ class RelayConnection(HandshakeServer):
     def _recorded(self, result: CommandResult) -> None:
         # a result that nobody waits for is confirmed too: the relay would send it again for ever
         self._confirm({"success": True}, result.command_id)
-        self._listener.recorded(self, result)
 
     def _unrecorded(self, result: CommandResult, why: Failure) -> None:
         name = printable(result.command_id, MAX_COMMAND_ID)

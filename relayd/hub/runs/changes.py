@@ -33,6 +33,8 @@ RETRY: Final = 1.0
 #: Bytes of outputs that wait to be stored, beyond which live output is left to the results, and then results to relays.
 MOST_LIVE: Final = 16 * 1024 * 1024
 MOST_RESULTS: Final = 128 * 1024 * 1024
+#: Columns that have neither words nor numbers of a relay.
+_LEAST: Final = frozenset({"state", "deadline", "sent_at", "accepted_at", "ended_at", "change"})
 #: Commands that are written in one turn of the loop.
 _IN_A_TURN: Final = 100
 #: Bytes, in round numbers, that a change takes beside its output.
@@ -292,6 +294,7 @@ class Changes:
                 except Exception as error:
                     _log.critical("A change of {id} cannot be stored: {error}", id=invocation_id, error=str(error))
                     lost[invocation_id] = error
+                    await self._store_the_least(part)
             if "" in lost:
                 found = [Text("the database failed")] * len(logins)
             for invocation_id, function, failed in after:
@@ -302,6 +305,18 @@ class Changes:
             self._stored(found, logins, ())
 
         Deferred.fromCoroutine(store()).addErrback(lambda failure: _log.failure("Changes were lost", failure=failure))
+
+    async def _store_the_least(self, part: Work) -> None:
+        """Nothing is to stay open for ever: at least how it ended, where that is what cannot be stored."""
+        for values in part.rows.values():
+            for name in values.keys() - _LEAST:
+                del values[name]
+        part.chunks.clear()
+        part.anew.clear()
+        try:
+            await self._store.run(do_work, part, self._inventory)
+        except Exception as error:
+            _log.critical("Nor can its state: {error}", error=str(error))
 
 
 def _part(work: Work, **fields: Any) -> Work:

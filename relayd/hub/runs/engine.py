@@ -86,7 +86,8 @@ class Engine:
     """
     The runs of a hub.  More than 25 methods, as it is what persons order and what relays tell.
 
-    :param now: microseconds since 1970, UTC, from a clock that is never set.
+    :param reactor: with a clock that nobody sets (`relayd.process.hardening.use_steady_clock`): deadlines go by it.
+    :param now: the time of day when the engine is made, in microseconds since 1970, UTC.
     :ivar links: the relays; set before `start`.
     """
 
@@ -105,7 +106,7 @@ class Engine:
         self._store = store
         self._inventory = inventory
         self._sealing = sealing
-        self._now = now
+        self._now = _steady(reactor, now())
         self._settings = settings or EngineSettings()
         self._changes = Changes(reactor, store, inventory, self._progress, self._tell)
         self._places: Places[str] = Places()
@@ -300,7 +301,6 @@ class Engine:
         run.result = result
         self._do(run, run.machine.result(slot, end_of(result), self._now()))
         run.result = None
-        self._changes.bytes_waiting += result.length
         return self._changes.when_stored(run.id, result.command_id)
 
     # Ours: effects
@@ -565,6 +565,12 @@ class Engine:
                     continue
                 if run.id not in self._runs and run.id not in self._coming:
                     self._go_on(loaded)
+
+
+def _steady(reactor: IReactorTime, begun: int) -> Callable[[], int]:
+    """The time of day that does not jump: a clock that is set must not end what is under way."""
+    since = reactor.seconds()
+    return lambda: begun + round((reactor.seconds() - since) * SECOND)
 
 
 def _not_now(what: Text, name: str, state: str) -> None:

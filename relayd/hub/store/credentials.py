@@ -10,7 +10,7 @@ from typing import Any, Final
 from msgspec import UNSET, Struct, UnsetType
 from sqlalchemy import Connection, Select, Table, delete, func, insert, select, update
 
-from relayd.hub.store.errors import Changed, NotFound, StillReferred
+from relayd.hub.store.errors import Changed, NotFound
 from relayd.hub.store.host_records import Method, SealedCredential, StoredCredential
 from relayd.hub.store.keyset import fetch_page
 from relayd.hub.store.paging import USUAL, Page
@@ -114,8 +114,6 @@ def delete_credential(connection: Connection, name: str, version: int | None = N
     :raises StillReferred: when a host uses it.
     """
     old = _checked(connection, name, version)
-    if old.hosts:
-        raise StillReferred(table=credentials.name)
     connection.execute(delete(credentials).where(credentials.c.id == old.id))
     return old
 

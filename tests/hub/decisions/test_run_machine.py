@@ -125,6 +125,16 @@ class SendTests(MachineCase):
         (end,) = of(End, machine.status(0, CommandState.UNKNOWN, 91 * SECOND))
         self.assertEqual((end.end, end.code), ("unknown", "order-lost"))
 
+    def test_a_stopped_run_asks_where_it_would_have_sent_again(self) -> None:
+        self.connect("a")
+        machine = self.machine("h1 a", "h2 a", "h3 b", wait=10**9, most=0)
+        self.sent(machine, machine.start(0))
+        machine.relay_offline("a", 1)
+        machine.result(0, FAILED, 2)
+        self.assertEqual(machine.state, RunState.STOPPING)
+        effects = machine.relay_online("a", 3)
+        self.assertEqual((of(Write, effects), of(Ask, effects)), ([], [Ask(1, "a")]))
+
     def test_what_a_relay_has_is_left_to_it(self) -> None:
         self.connect("a")
         machine = self.machine("h a")
@@ -195,6 +205,18 @@ class EndTests(MachineCase):
 
 
 class CancelTests(MachineCase):
+    def test_what_was_stored_for_another_relay_is_not_written(self) -> None:
+        self.connect("a")
+        machine = self.machine("h a b", wait=10**9)
+        (first,) = of(Store, machine.start(0))
+        del self.online["a"]
+        self.connect("b")
+        machine.relay_online("b", 1)
+        (second,) = of(Store, machine.relay_offline("a", 1))
+        self.assertEqual((first.relay, second.relay), ("a", "b"))
+        self.assertEqual(machine.stored(0, first.number, 2), [])
+        self.assertEqual(machine.stored(0, second.number, 3), [Write(0, "b", False)])
+
     def test_cancelled_between_the_store_and_the_link(self) -> None:
         self.connect("a")
         machine = self.machine("h a")

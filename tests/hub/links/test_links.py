@@ -20,7 +20,7 @@ from relayd.network.patterns import read_network
 from relayd.wire.dialects import native, socketio
 from relayd.wire.dialects.events import Disconnected, EventReceived
 from relayd.wire.messages import CommandOutput, CommandResult, File, JumpHost, Secret
-from relayd.wire.parsing import parse_check_command
+from relayd.wire.parsing import parse_execute_command
 from relayd.wire.policy_answer import PolicyAnswer
 from tests.hub.test_server import DIALECTS, KEY, HubTestCase, command, result
 from tests.support.schemas import TO_MAIN_SERVER, malformed
@@ -252,7 +252,7 @@ class ProgramTests(LinksTestCase):
                 event = await client.next(EventReceived)
                 self.assertEqual(event.name, "check_command")
                 self.assertNotIn("hunter2", str(event.data))
-                parsed = parse_check_command(event.data)
+                parsed = parse_execute_command(event.data)
                 self.assertEqual((parsed.password, parsed.files[0].path), (None, "/f"))
                 self.answer(client, event, answer)
                 said = await asked

@@ -216,6 +216,12 @@ class EngineTests(OnBothStores):
         self.assertEqual([c.data for c in await self.store.read(read_output, known.id, "stdout")], [b"late"])
         await self.case.lose(link)
 
+    async def test_a_clock_that_is_set_ends_nothing(self) -> None:
+        run_id, _ = await self.a_run(1, timeout=100)
+        self.case.set_ahead = 10**13
+        await self.case.wait(10)
+        self.assertEqual(await self.case.states(run_id), ["sent"])
+
     async def test_a_relay_that_is_away_has_longer(self) -> None:
         run_id, link = await self.a_run(1, timeout=100)
         await self.case.lose(link)

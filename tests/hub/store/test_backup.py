@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from relayd.hub.store import backup as module
 from relayd.hub.store.backup import back_up, restore
 from relayd.hub.store.errors import BackupFailed, RestoreFailed, StoreInUse
 from relayd.hub.store.migrations import KNOWN, VERSION_TABLE
@@ -116,6 +117,11 @@ class BackupTests(TestCase):
         self.assertEqual(await again.read(count), 1)
         self.assertEqual(Path(self.backup).read_bytes(), content)
 
+    def connect_but_not_to_it(self, path: str) -> sqlite3.Connection:
+        if path == self.path:
+            raise sqlite3.DatabaseError("damaged")
+        return sqlite3.connect(path, isolation_level=None)
+
     async def test_over_one_that_was_killed_and_one_that_is_damaged(self) -> None:
         """The log of the old one would be played into the new one."""
         store = await self.open(self.path)
@@ -127,7 +133,7 @@ class BackupTests(TestCase):
         for damaged in (False, True):
             Path(f"{self.path}-wal").write_bytes(wal)
             if damaged:
-                Path(self.path).write_bytes(b"x" * 8192)
+                self.patch(module, "_connect", self.connect_but_not_to_it)
             aside = restore(self.backup, self.path)
             self.assertTrue(os.path.exists(aside or ""))
             again = await self.open(self.path)

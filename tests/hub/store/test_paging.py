@@ -4,6 +4,9 @@ Pages of lists and their cursors.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from sqlalchemy import Connection, select
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -12,6 +15,7 @@ from relayd.hub.store.keyset import fetch_page
 from relayd.hub.store.paging import Page, decode_cursor, encode_cursor
 from relayd.hub.store.tables import host_labels, hosts
 from tests.support.databases import OnBothStores
+from tests.support.relays import ROOT
 
 
 class CursorTests(SynchronousTestCase):
@@ -30,6 +34,18 @@ class CursorTests(SynchronousTestCase):
         self.assertRaises(BadCursor, decode_cursor, "runs", good, [str])
         self.assertRaises(BadCursor, decode_cursor, "hosts", good, [int])
         self.assertRaises(BadCursor, decode_cursor, "hosts", good, [str, str])
+
+
+class ImportTests(SynchronousTestCase):
+    def test_no_database_for_errors_ids_and_cursors(self) -> None:
+        """Those who only name them, and the small main server in memory, do without SQLAlchemy."""
+        script = (
+            "import sys, relayd.hub, relayd.hub.store.errors, relayd.hub.store.ids, relayd.hub.store.paging;"
+            "print([name for name in ('sqlalchemy', 'alembic', 'psycopg') if name in sys.modules])"
+        )
+        argv = [sys.executable, "-c", script]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+        self.assertEqual(done.stdout, "[]\n")
 
 
 #: How no language sorts.

@@ -246,7 +246,7 @@ class OtherTests(CommandLineCase):
         self.assertEqual(self.call("cancel", "r1"), (0, "run r1: cancelling\n", ""))
         self.fake.answers["POST", "/runs/r1/rerun"] = {"id": "r2", "size": 1}
         self.assertEqual(self.call("rerun", "r1", "--detach"), (0, "r2\n", ""))
-        self.assertEqual(self.fake.asked[-1].body, {"which": "not-run"})
+        self.assertEqual(self.fake.asked[-1].body, {"which": "certainly-not-run"})
 
     def test_an_import(self) -> None:
         remark = {"kind": "warning", "line": 2, "text": "odd", "host": ""}

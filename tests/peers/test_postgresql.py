@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from relayd.hub.store import database
 from relayd.hub.store import postgresql as module
 from relayd.hub.store.errors import CommitUnknown, StoreError, StoreUnavailable, StoreUnusable
 from relayd.hub.store.store import Store, database_at, open_store
@@ -78,6 +79,7 @@ class RestartTests(Case):
 
     async def test_killed_in_a_transaction(self) -> None:
         """It was not committed, which is said; nor what shares the transaction."""
+        self.patch(database, "LONGEST", 600.0)
         store = await self.open()
         reading = store.read(lambda connection: connection.execute(text("SELECT pg_sleep(600)")))
         waiting: list[Any] = [store.run(add, "first"), store.run(sleep), store.run(add, "last"), reading]
@@ -115,6 +117,7 @@ class LostCommitTests(Case):
     async def lose(self, *, before: bool) -> tuple[Store, StoreError]:
         from twisted.internet import reactor
 
+        self.patch(database, "LONGEST", 600.0)  # both share a transaction, however slow the machine is
         factory = _Lossy(self.server, before)
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
         self.addCleanup(port.stopListening)
@@ -212,6 +215,7 @@ class RefusalTests(Case):
 
     async def test_locked(self) -> None:
         """Others that share the transaction are not held up for ever, nor fail."""
+        self.patch(database, "LONGEST", 600.0)
         self.patch(module, "LOCK_TIMEOUT", 1)
         store = await self.open()
         with self.server.connect(self.name) as connection, connection.transaction():

@@ -122,9 +122,7 @@ class HubTests(TestCase):
         relay.start()
         await self.until("is relayd", hub)
         row = f"web-1,127.0.0.1,{sshd.port},{sshd.user},proxy-1,env=prod"
-        self.write("hosts.csv", f"name,address,port,user,relays,labels
-{row}
-")
+        self.write("hosts.csv", f"name,address,port,user,relays,labels\n{row}\n")
         self.assertIn("add web-1", await self.ctl("inventory", "import", "hosts.csv", "--dry-run"))
         self.assertIn("done", await self.ctl("inventory", "import", "hosts.csv"))
         self.assertIn("online", await self.ctl("relays"))

@@ -11,12 +11,15 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from relayd.hub.store.database import Call, Database, Raised
-from relayd.hub.store.errors import StoreBusy, StoreClosed
+from relayd.hub.store.errors import StoreBusy, StoreClosed, StoreUnavailable, StoreUnusable
 from relayd.network.loop_turns import turns_of
 from relayd.network.threads import in_pool
 from relayd.process.worker import Worker
+
+_log = Logger("relayd.hub")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +50,11 @@ class Store:
         self._writer = _Writer(reactor, database)
         self._readers = _Readers(reactor, database)
         self._closed: Deferred[None] | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be changed now, as far as the last change tells; ``None``: it can be."""
+        return self._writer.trouble
 
     @property
     def place(self) -> str:
@@ -142,6 +150,7 @@ class _Writer:
         self._waiting: deque[_Job] = deque()
         self._busy = False
         self._closed: Deferred[None] | None = None
+        self.trouble: str | None = None
         turns = turns_of(reactor)
         self._call_at_end = partial(reactor.callLater, 0) if turns is None else turns.call_at_end
 
@@ -178,6 +187,7 @@ class _Writer:
     def _written(self, batch: list[_Job], outcomes: Sequence[Any] | Exception) -> None:
         if isinstance(outcomes, Exception):
             outcomes = [outcomes] * len(batch)
+        self._note_trouble(outcomes)
         # For the others there was no time: they are first in the next transaction.
         self._waiting.extendleft(reversed(batch[len(outcomes) :]))
         for (_, done), outcome in zip(batch, outcomes, strict=False):
@@ -188,6 +198,23 @@ class _Writer:
         self._busy = False
         if self._closed is not None:
             self._worker.stop(self._closed.callback)
+
+    def _note_trouble(self, outcomes: Sequence[Any]) -> None:
+        """Log it once when changes begin to fail, and once when they are made again."""
+        if not outcomes:
+            return
+        errors = [outcome.error if isinstance(outcome, Raised) else None for outcome in outcomes]
+        # A disk that is nearly full still takes what is small.
+        works = any(not isinstance(error, StoreUnavailable | StoreUnusable) for error in errors)
+        trouble = None if works else errors[0]
+        if trouble is None:
+            if self.trouble is not None:
+                _log.info("The hub's database can be used again")
+            self.trouble = None
+        else:
+            if self.trouble is None:
+                _log.error("{error}", error=str(trouble))
+            self.trouble = str(trouble)
 
 
 class _Readers:

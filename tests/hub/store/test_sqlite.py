@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy import text
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 
 from relayd.hub.store import sqlite as module
@@ -95,12 +96,28 @@ class SQLiteTests(TestCase):
     async def test_removed(self) -> None:
         store = await self.open()
         await store.run(add, "c")
+        self.assertIs(store.trouble, None)
         os.rename(self.path, self.folder / "elsewhere")
+        with capturedLogs() as logs:
+            await self.lost(store)
+            await self.lost(store)
+            os.rename(self.folder / "elsewhere", self.path)
+            await store.run(add, "d")
+        self.assertIs(store.trouble, None)
+        said = [formatEvent(event) for event in logs if event.get("log_namespace") == "relayd.hub"]
+        self.assertEqual(
+            said,
+            [
+                "The hub's database cannot be used: somebody removed or replaced its file; restart the hub.",
+                "The hub's database can be used again",
+            ],
+        )
+
+    async def lost(self, store: Store) -> None:
         for waiting in (store.run(add, "d"), store.read(count)):
             error = await self.assertFailure(waiting, StoreUnusable)
             self.assertIn("somebody removed or replaced its file; restart the hub", str(error))
-        os.rename(self.folder / "elsewhere", self.path)
-        await store.run(add, "d")
+        self.assertEqual(store.trouble, str(error))
 
     async def test_not_a_database(self) -> None:
         self.path.write_bytes(b"a text of somebody\n" * 1000)

@@ -12,11 +12,15 @@ from sqlalchemy import Connection, event, func, select
 from sqlalchemy.exc import IntegrityError
 from twisted.internet.defer import CancelledError, gatherResults
 
+from relayd.hub.store import database as database_module
 from relayd.hub.store import store as store_module
 from relayd.hub.store.errors import Conflict, StillReferred, StoreBusy, StoreClosed, StoreError, Unstorable
 from relayd.hub.store.ids import new_id
 from relayd.hub.store.tables import credentials, hosts
 from tests.support.databases import OnBothStores
+
+#: Seconds, which no test takes.
+PATIENCE = 600.0
 
 
 def add(connection: Connection, name: str) -> str:
@@ -58,6 +62,7 @@ class StoreTests(OnBothStores):
         self.assertEqual(await self.names(), ["c"])
 
     async def test_one_turn_is_one_transaction(self) -> None:
+        self.patch(database_module, "LONGEST", PATIENCE)
         commits: list[Connection] = []
         event.listen(self.store._database._writer, "commit", commits.append)
         await gatherResults([self.store.run(add, f"c{number}") for number in range(20)])
@@ -66,7 +71,7 @@ class StoreTests(OnBothStores):
 
     async def test_long_ones_share_no_transaction(self) -> None:
         """Nobody waits for all that was asked for in the same turn."""
-        with patch("relayd.hub.store.database.LONGEST", 0.0):
+        with patch.object(database_module, "LONGEST", 0.0):
             waiting = [self.store.run(add, f"c{number}") for number in range(3)]
             await waiting[0]
             self.assertFalse(waiting[2].called)

@@ -201,4 +201,4 @@ def _lock(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OSError(errno.EBUSY, "another relay is writing it") from None
+        raise OSError(errno.EBUSY, "another process is writing it") from None

@@ -112,7 +112,7 @@ class RestartTests(SynchronousTestCase):
         log = chain(self.path)
         log.open("1.0")
         error = self.assertRaises(OSError, write, self.path, 1)
-        self.assertEqual(error.strerror, "another relay is writing it")
+        self.assertEqual(error.strerror, "another process is writing it")
         log.close()
         write(self.path, 1)
         self.assertEqual(faults(self.path), [])

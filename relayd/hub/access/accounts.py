@@ -15,10 +15,10 @@ from sqlalchemy import Connection
 
 from relayd.hub.access.audit import Actor, HubAudit, Value
 from relayd.hub.access.errors import (
-    Forbidden,
     LastAdministrator,
     LoginFailed,
     NoSuchUser,
+    SessionNeeded,
     Unusable,
     UserChanged,
     UserExists,
@@ -199,13 +199,13 @@ class Accounts:
         """
         Change the own password, which ends all sessions of the user, also the one that asks.
 
-        :raises Forbidden: when a token asks.
+        :raises SessionNeeded: when a token asks.
         :raises LoginFailed: when *current* is not the password.
         :raises LoginThrottled: when too many attempts failed.
         :raises WeakPassword: when the new password is easily guessed, or the one of now.
         """
         if not principal.has_session:
-            raise Forbidden(permission=Text("a session"), principal=principal.name)
+            raise SessionNeeded(principal=principal.name)
         _, hashed = await self._logins.check(principal.user, current, principal.address, "password-change")
         check_password(new, principal.user)
         if current == new:

@@ -83,6 +83,12 @@ class Forbidden(AccessError):
     code = "forbidden"
 
 
+class SessionNeeded(Forbidden):
+    """This needs a session, and {principal} is an API token. Log in with user and password."""
+
+    code = "session-needed"
+
+
 class PasswordMustChange(AccessError):
     """The password of {user} is temporary. Choose one of your own first."""
 
@@ -101,7 +107,9 @@ class HostsForbidden(AccessError):
         :param count: how many there are.
         """
         shown = ", ".join(names[:_MOST_NAMED])
-        if not names:
+        if not names and count == 1:
+            hosts = Text("One of the hosts is")
+        elif not names:
             hosts = Text("{count} of the hosts are", count=count)
         elif count > len(names[:_MOST_NAMED]):
             hosts = Text("{names} and {count} more are", names=shown, count=count - _MOST_NAMED)

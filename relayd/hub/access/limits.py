@@ -1,14 +1,14 @@
 """
 On which hosts an operator may run commands, and what is said of those that are outside.  No I/O.
 
-Everybody who has the permission ``inventory:read`` sees all hosts, also an operator who may run commands on some of
-them only; so to name the hosts that are outside tells them nothing new.  A token without that permission learns only
-how many there are, and for it a host that does not exist is one that is outside.
+A selector in an order of an operator means hosts within the limit only.  Everybody who has the permission
+``inventory:read`` sees all hosts, also an operator who may run commands on some of them only; so to name the hosts that
+are outside tells them nothing new.  A token without that permission learns only how many there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from relayd.hub.access.errors import HostsForbidden, Unusable
@@ -31,35 +31,33 @@ HostT = TypeVar("HostT", bound=Named)
 ReadSelector = Callable[[str], Callable[[HostT], bool]]
 
 
-def check_hosts(
-    principal: Principal, hosts: Iterable[HostT], read: ReadSelector[HostT], unknown: Iterable[str] = ()
-) -> None:
+def allowed(principal: Principal, read: ReadSelector[HostT]) -> Callable[[HostT], bool] | None:
     """
-    Check that somebody may run commands on some hosts, as they are now.
+    Whether somebody may run commands on a host, as it is now; ``None``: on all of them.
 
     :param read: reads a selector of *principal*; what cannot be read any more means no host.
-    :param unknown: names that were asked for, of which the inventory has none.  To somebody who may see hosts the
-        caller says that they do not exist; for others they are hosts outside, here.
-    :raises HostsForbidden: when some of them are outside of what it may use.
     """
-    may_see = principal.may(Permission.INVENTORY_READ)
-    names = [host.name for host in outside(principal, hosts, read)]
-    count = len(names) if may_see else len(names) + len(list(unknown))
-    if count:
-        raise HostsForbidden(principal=principal.name, names=names if may_see else (), count=count)
-
-
-def outside(principal: Principal, hosts: Iterable[HostT], read: ReadSelector[HostT]) -> list[HostT]:
-    """Those of *hosts* on which *principal* may run no commands."""
     if principal.limits is None:
-        return []
-    limits = []
+        return None
+    limits: list[Callable[[HostT], bool]] = []
     for text in principal.limits:
         try:
             limits.append(read(text))
         except Fault:
             continue
-    return [host for host in hosts if not any(matches(host) for matches in limits)]
+    return lambda host: any(matches(host) for matches in limits)
+
+
+def outside(principal: Principal, hosts: Iterable[HostT], read: ReadSelector[HostT]) -> list[HostT]:
+    """Those of *hosts* on which *principal* may run no commands."""
+    may_use = allowed(principal, read)
+    return [] if may_use is None else [host for host in hosts if not may_use(host)]
+
+
+def forbidden(principal: Principal, hosts: Sequence[Named]) -> HostsForbidden:
+    """What is said of *hosts* on which *principal* may run no commands; it names them to whoever may see them."""
+    names = [host.name for host in hosts] if principal.may(Permission.INVENTORY_READ) else []
+    return HostsForbidden(principal=principal.name, names=names, count=len(hosts))
 
 
 def may_stop(principal: Principal, created_by: str, hosts: Iterable[HostT], read: ReadSelector[HostT]) -> bool:

@@ -196,7 +196,7 @@ class Logins:
         await self._audit.perform(actor, "session-end", {"session": handle}, end)
 
     async def sweep(self) -> int:
-        """Forget some sessions that have expired, and say how many; to be called now and then."""
+        """Forget some sessions that have expired, and say how many."""
         now = self._now()
         return await self._store.run(sessions.remove_expired, now, now - IDLE, SWEPT)
 

@@ -18,6 +18,7 @@ from relayd.hub.access.errors import (
     LoginThrottled,
     NoSuchUser,
     PasswordMustChange,
+    SessionNeeded,
     Unusable,
     UserChanged,
     UserExists,
@@ -230,7 +231,7 @@ class UserTests(AccessCase):
                     await act()
         self.assertEqual((await accounts.get(others[0], BOB)).name, BOB)  # everybody sees their own
         token = principal(user=BOB, token="ci", token_scopes=frozenset(Permission))
-        with self.assertRaises(Forbidden):
+        with self.assertRaises(SessionNeeded):
             await accounts.change_password(token, Secret(PASSWORD), Secret(OTHER_PASSWORD))
 
     async def test_guessing_the_own_password_is_throttled(self) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from msgspec import Struct
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.hub.access.errors import HostsForbidden, Unusable
-from relayd.hub.access.limits import check_hosts, check_selectors, may_stop, outside
+from relayd.hub.access.errors import Unusable
+from relayd.hub.access.limits import allowed, check_selectors, forbidden, may_stop, outside
 from relayd.hub.access.permissions import Permission, Role
 from relayd.language.texts import Fault
 from tests.support.access import principal
@@ -35,31 +35,45 @@ OPERATOR = principal(role=Role.OPERATOR, selectors=("env=prod",))
 
 class LimitTests(SynchronousTestCase):
     def test_within(self) -> None:
-        check_hosts(OPERATOR, HOSTS[:2], read)
-        check_hosts(principal(role=Role.OPERATOR, selectors=("env=prod", "env=test")), HOSTS, read)
-        check_hosts(principal(role=Role.OPERATOR), HOSTS, read)
-        check_hosts(principal(role=Role.ADMIN, selectors=("env=prod",)), HOSTS, read)
+        self.assertEqual(outside(OPERATOR, HOSTS, read), HOSTS[2:])
+        for everywhere in (
+            principal(role=Role.OPERATOR, selectors=("env=prod", "env=test")),
+            principal(role=Role.OPERATOR),
+            principal(role=Role.ADMIN, selectors=("env=prod",)),
+        ):
+            self.assertEqual(outside(everywhere, HOSTS, read), [])
+        self.assertIsNone(allowed(principal(role=Role.OPERATOR), read))
+
+    def test_selectors_are_read_once(self) -> None:
+        """Not once for each of many hosts."""
+        asked: list[str] = []
+
+        def spy(text: str) -> Callable[[Host], bool]:
+            asked.append(text)
+            return read(text)
+
+        may_use = allowed(OPERATOR, spy)
+        assert may_use is not None
+        self.assertEqual([may_use(host) for host in HOSTS], [True, True, False])
+        self.assertEqual(asked, ["env=prod"])
 
     def test_outside_by_name(self) -> None:
-        error = self.assertRaises(HostsForbidden, check_hosts, OPERATOR, HOSTS, read, ["none"])
+        error = forbidden(OPERATOR, HOSTS[2:])
         self.assertEqual((error.names, error.count), (("db1",), 1))
         self.assertIn("The host db1 is outside of what user:alice may run commands on", str(error))
+        self.assertIn("The hosts web1, web2 are outside", str(forbidden(OPERATOR, HOSTS[:2])))
 
     def test_many_are_not_all_named(self) -> None:
-        hosts = [Host(f"db{number}", "test") for number in range(30)]
-        text = str(self.assertRaises(HostsForbidden, check_hosts, OPERATOR, hosts, read))
+        text = str(forbidden(OPERATOR, [Host(f"db{number}", "test") for number in range(30)]))
         self.assertIn("db19 and 10 more are outside", text)
         self.assertNotIn("db20", text)
 
     def test_a_token_that_must_not_see_hosts_learns_no_names(self) -> None:
-        """Nor whether a host exists: one that does not is as one outside."""
         scopes = frozenset({Permission.RUNS_WRITE})
-        token = principal(role=Role.OPERATOR, selectors=("env=prod",), token="ci", token_scopes=scopes)
-        there = self.assertRaises(HostsForbidden, check_hosts, token, HOSTS[2:], read)
-        missing = self.assertRaises(HostsForbidden, check_hosts, token, [], read, ["db1"])
-        self.assertEqual(str(there), str(missing))
-        self.assertEqual((there.names, there.count), ((), 1))
-        self.assertNotIn("db1", str(there))
+        error = forbidden(principal(role=Role.OPERATOR, token="ci", token_scopes=scopes), HOSTS[1:])
+        self.assertEqual((error.names, error.count), ((), 2))
+        self.assertIn("2 of the hosts are outside", str(error))
+        self.assertNotIn("db1", str(error))
 
     def test_a_selector_that_cannot_be_read_any_more_means_no_host(self) -> None:
         broken = principal(role=Role.OPERATOR, selectors=("broken",))

@@ -8,7 +8,9 @@ from typing import Any
 
 from argon2 import PasswordHasher
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
+from relayd.hub.access.access import SWEEP, Access
 from relayd.hub.access.accounts import AccountChange
 from relayd.hub.access.errors import (
     CsrfWrong,
@@ -265,6 +267,29 @@ class SessionTests(LoginCase):
         await self.by_session(bob.session_id)
         self.time += ABSOLUTE
         self.assertEqual(await self.access.logins.sweep(), 1)
+
+    async def test_it_is_forgotten_by_and_by(self) -> None:
+        await self.logged_in("bob")
+        self.time += IDLE
+        clock = Clock()
+        access = Access(clock, self.store, self.access.audit, str, now=self.now, cost=CHEAP)
+        access.start()
+        clock.advance(SWEEP)
+        await self.store.run(users.find, "bob")
+        self.assertEqual(await self.store.read(sessions.list_of, self.bob.id), [])
+        access.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    async def test_a_database_that_is_away_ends_no_sweep(self) -> None:
+        clock = Clock()
+        access = Access(clock, self.store, self.access.audit, str, now=self.now, cost=CHEAP)
+        access.start()
+        self.patch(sessions, "remove_expired", lambda *_: 1 / 0)
+        clock.advance(SWEEP)
+        await self.store.run(users.find, "bob")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(len(clock.getDelayedCalls()), 1)
+        access.stop()
 
     async def test_the_store_has_no_id(self) -> None:
         bob = await self.logged_in("bob")

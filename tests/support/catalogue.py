@@ -35,6 +35,7 @@ OPERATORS_ONLY: tuple[type[errors.RelayError], ...] = (
     hub_errors.CommandRefused,
     hub_errors.NoResult,
     hub_errors.NoAnswer,
+    hub_errors.NoPolicyCheck,
     hub_errors.HubClosed,
     SealingError,
     errors.HostFailure,  # says what the error says that it stands for

@@ -118,11 +118,12 @@ class Links:
         """
         Send a command.
 
-        :return: whether the relay is connected; whether the command arrives is not known.
+        :return: whether the relay is connected, and the observer knows of its link: otherwise the command would go to
+            another journal than the observer thinks. Whether it arrives is not known.
         :raises ValueError: when it cannot be written as JSON.
         """
         link = self.relays.get(proxy_id)
-        if link is None:
+        if link is None or link not in self._told:
             return False
         number = link.send_command(command)
         if number is not None:

@@ -48,6 +48,10 @@ class HostTests(ResourceCase):
         self.assertEqual([host["name"] for host in (await self.call("vera", "GET", rest)).document["items"]], ["web1"])
         other = f"/hosts?limit=1&cursor={found.document['next']}"
         self.assert_problem(await self.call("vera", "GET", other), 400, "bad-cursor")
+        for twice in ("limit=1&limit=1", "limit=1&limi%74=2", "selector=all&limit=1&selector=env"):
+            self.assert_problem(await self.call("vera", "GET", f"/hosts?{twice}"), 400, "invalid-query")
+        for limit in ("0", "1001", "-1", "x", "nan", "9" * 40):
+            self.assert_problem(await self.call("vera", "GET", f"/hosts?limit={limit}"), 400, "invalid-query")
         wrong = await self.call("vera", "GET", "/hosts?selector=env%3D%3D%3D")
         self.assert_problem(wrong, 400, "invalid-query")
 

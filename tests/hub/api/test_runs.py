@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from relayd.hub.api import streams
+from relayd.hub.api.resources import run_events
 from relayd.hub.store import tables, users
 from tests.hub.api.hub_case import BothStoresCase, HubCase
 from tests.hub.api.serving import RawClient
@@ -96,7 +97,7 @@ class RunTests(RunMixin):
         live = await self.follow(run)
         await self.until_sent(3)
         for _, command in self.links.sent:
-            await self.finish(command, f"on {command.host}\n", 1 if command.host.startswith("db") else 0)
+            await self.finish(command, f"on {command.host}\n" * 12_000, 1 if command.host.startswith("db") else 0)
         await live.done
         afterwards = await self.follow(run)
         await afterwards.done
@@ -104,15 +105,19 @@ class RunTests(RunMixin):
         def told(client: RawClient) -> tuple[Any, Any, Any]:
             events, last = events_in(client)
             states = {data["host"]: data["state"] for name, data in events if name == "invocation"}
-            texts = {(data["host"], data["stream"], data["text"]) for name, data in events if name == "output"}
+            texts = {(data["host"], data["offset"], data["text"]) for name, data in events if name == "output"}
             final = [data for name, data in events if name == "run"][-1]
             self.assertEqual(events[-1][0], "end")
             return states, texts, (final, last)
 
         self.assertEqual(told(live), told(afterwards))
+        self.patch(run_events, "ROWS", 2)  # what is read at a time ends anywhere
+        in_parts = await self.follow(run)
+        await in_parts.done
+        self.assertEqual(told(in_parts), told(afterwards))
         states, texts, (final, _) = told(afterwards)
         self.assertEqual(states, {"web1": "succeeded", "web2": "succeeded", "db1": "failed"})
-        self.assertIn(("db1", "stdout", "on db1.example\n"), texts)
+        self.assertEqual("".join(text for host, _, text in sorted(texts) if host == "db1"), "on db1.example\n" * 12_000)
         self.assertEqual((final["state"], final["size"]), ("failed", 3))
         kinds = ("invocation", "output")
         changes = [event for event in events_in(afterwards)[0] if event[0] in kinds]

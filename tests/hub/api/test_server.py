@@ -480,6 +480,18 @@ class SlowClientTests(Serving):
         await trickle
         self.assert_problem(answers[0], 408, "request-timeout")
 
+    async def test_a_second_head_that_does_not_end(self) -> None:
+        """On a connection that is known."""
+        await self.start(head_seconds=0.5, idle_seconds=600)
+        client = await self.connect(request(GET))
+        await client.until(b'{"name":"a","size":3}')
+        transport: Any = client.transport
+        transport.write(request(GET)[:-2])
+        trickle = self.trickle(client)
+        answers = parse(await client.done, ["GET", "GET"])
+        await trickle
+        self.assert_problem(answers[1], 408, "request-timeout")
+
     async def test_a_body_that_does_not_end(self) -> None:
         await self.start(body_seconds=0.5)
         kind = "Content-Type: application/json"

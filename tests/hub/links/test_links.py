@@ -273,6 +273,19 @@ class ProgramTests(LinksTestCase):
         self.links.send("r1", command("c9"))
         self.assertEqual((await client.next(EventReceived)).data["commandId"], "c9")
 
+    async def test_nothing_is_sent_to_a_newer_link_that_is_not_known_yet(self) -> None:
+        """The observer would take it for the program before, and its journal for the one that has the command."""
+        await self.known()
+        newer = await self.dial(socketio)
+        await newer.joined()
+        asked = await newer.next(EventReceived)
+        await self.told(("lost", "r1"))
+        self.assertIn("r1", self.links.relays)
+        self.assertFalse(self.links.send("r1", command()))
+        self.answer(newer, asked, told(journalId="another"))
+        await self.told(("connected", "r1", "another"))
+        self.assertTrue(self.links.send("r1", command()))
+
     async def test_what_becomes_of_commands(self) -> None:
         client = await self.known()
         self.assertFalse(self.links.send("r2", command()))

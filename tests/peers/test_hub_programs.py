@@ -108,3 +108,8 @@ class HubProgramsTests(TestCase):
         await self.until(lambda: len(watching.connected) == 2, f"they come back to {again}")
         back = {link.proxy_id: link.journal_id for link in watching.connected}
         self.assertEqual(back, {Relayd.proxy_id: known.journal_id, "example": ""})
+        await relay.stop()
+        watching.connected.clear()
+        relay.start()
+        await self.until(lambda: bool(watching.connected), "the relay starts anew")
+        self.assertEqual(watching.connected[0].journal_id, known.journal_id, "with the same state directory")

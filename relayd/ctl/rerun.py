@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--which",
         choices=("certainly-not-run", "failed", "unknown", "all"),
         default="certainly-not-run",
-        help="hosts on which it certainly did not run; all on which it did not succeed, without those where that is not "
-        "known (failed); those where it is not known, which may run it a second time (unknown); or all [%(default)s]",
+        help="hosts on which it certainly did not run; all on which it did not succeed, without those where that is "
+        "not known (failed); those where it is not known, so that it may run twice (unknown); or all [%(default)s]",
     )
     parser.add_argument("--detach", action="store_true", help="print the new run's id, and do not wait for it")
     parser.add_argument("--json", action="store_true", help="print events as JSON, one a line")

@@ -20,6 +20,7 @@ from relayd.hub import terminal
 from relayd.hub.config.options import HUB_TABLE
 from relayd.hub.inventory import errors as _inventory_errors  # noqa: F401 -- the page has their codes
 from relayd.hub.relays import errors as _relays_errors  # noqa: F401 -- the page has their codes
+from relayd.hub.runs import errors as _run_errors  # noqa: F401 -- the page has their codes
 from relayd.hub.store import errors as _store_errors  # noqa: F401 -- the page has their codes
 from relayd.ssh.errors import SSHError
 from tests.fuzz.engine import MODULES

@@ -74,7 +74,8 @@ def extract(
     for node in ast.walk(ast.parse(file.read())):
         if isinstance(node, ast.ClassDef) and node.name in templates and file.name.endswith("errors.py"):
             yield node.lineno, None, message_template(ast.get_docstring(node) or ""), []
-        elif isinstance(node, ast.Call) and _name(node.func) in makers:
+        # without arguments: a type of SQLAlchemy
+        elif isinstance(node, ast.Call) and node.args and _name(node.func) in makers:
             *_field, template = node.args
             if isinstance(template, ast.Constant):
                 yield node.lineno, None, str(template.value), []

@@ -19,9 +19,13 @@ import option_pages
 import shtab
 
 from relayd import __version__
-from relayd.config.options import OPTIONS
+from relayd.config.option import OptionTable
+from relayd.config.options import RELAY_TABLE
+from relayd.ctl.client.outcome import EXIT_CODES
 from relayd.ctl.main import make_parser
 from relayd.hub.api.all_routes import openapi_document
+from relayd.hub.config.options import HUB_TABLE
+from relayd.hub_tap import ABOUT as HUB_ABOUT
 from relayd.tap import ABOUT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +115,48 @@ the journal and the keys of hosts.
 """
 
 
+_HUB = r"""
+.SH NAME
+relayd\-hub \- the main server of relays: takes orders of people and programs, and keeps results
+.SH SYNOPSIS
+.B relayd\-hub
+.RI [ options ]
+.br
+.B twistd
+.RI [ twistd-options ]
+.B relayd\-hub
+.RI [ options ]
+"""
+
+_HUB_END = r"""
+.SH SIGNALS
+.TP
+.BR SIGTERM ", " SIGINT
+No more connections are accepted, requests to the API have
+.B \-\-drain\-timeout
+to finish, results that have arrived are stored, and relays are told to come back (close code 1012). A second signal
+ends the process at once; nothing that was taken is lost.
+.TP
+.B SIGHUP
+The settings are read again; the log says what changed and what takes effect after a restart.
+.SH EXIT STATUS
+0 after SIGTERM or SIGINT; 78 when an option is wrong, or a library of the extra
+.B relayd[hub]
+is missing; 1 when the hub cannot start for another reason.
+.SH ENVIRONMENT
+.TP
+.BI RELAYD_HUB_ OPTION
+any option, in capitals and with
+.B _
+instead of
+.BR \- .
+.SH SEE ALSO
+.BR relayctl (1),
+.BR relayd (8),
+.BR twistd (1)
+"""
+
+
 def roff(text: str) -> str:
     """Plain text as roff."""
     text = text.replace("\\", r"\e").replace("-", r"\-")
@@ -141,6 +187,17 @@ def relayd_page() -> str:
     return "\n".join([*lines, _RELAYD_END.strip(), ""])
 
 
+def hub_page() -> str:
+    """relayd-hub(8)."""
+    lines = [title("relayd-hub", 8), _HUB.strip(), ".SH DESCRIPTION", roff(HUB_ABOUT), ".SH OPTIONS"]
+    for section, options in option_pages.sections(HUB_TABLE):
+        lines.append(f".SS {section}")
+        for option in options:
+            default = f" [{option.shown_default}]" if option.shown_default else ""
+            lines.append(entry(option.flag_name, option.metavar, f"{option.help}{default}"))
+    return "\n".join([*lines, _HUB_END.strip(), ""])
+
+
 def relayctl_page() -> str:
     """relayctl(1)."""
     parser = make_parser()
@@ -161,7 +218,11 @@ def relayctl_page() -> str:
             lines.append(entry(names, value, each._get_formatter()._expand_help(action) if action.help else ""))
     lines += [
         ".SH EXIT STATUS",
-        "0 if all is well, 1 if something is wrong or refused, 2 for a mistake on the command line.",
+        "0 if all is well, 1 if something is wrong or refused, 2 for a mistake on the command line. Those of",
+        '.BR run ", " rerun',
+        "and",
+        ".B show \\-\\-follow",
+        roff(f"tell how the run ended: {EXIT_CODES.removeprefix('exit status: ')}."),
     ]
     return "\n".join([*lines, ".SH SEE ALSO", ".BR relayd (8)", ""])
 
@@ -176,11 +237,11 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ar
     yield parser.prog, parser
 
 
-def relayd_parser() -> argparse.ArgumentParser:
-    """The options of ``relayd`` as argparse has them, which shtab reads."""
-    parser = argparse.ArgumentParser(prog="relayd", description=ABOUT)
-    parser.add_argument("--version", action="store_true", help="show relayd's version and exit")
-    for option in OPTIONS:
+def relayd_parser(table: OptionTable = RELAY_TABLE, about: str = ABOUT) -> argparse.ArgumentParser:
+    """The options of ``relayd``, or of the hub, as argparse has them, which shtab reads."""
+    parser = argparse.ArgumentParser(prog=table.program, description=about)
+    parser.add_argument("--version", action="store_true", help=f"show {table.program}'s version and exit")
+    for option in table.options:
         text = option.help.replace("%", "%%")
         if option.is_flag:
             parser.add_argument(option.flag_name, action="store_true", help=text)
@@ -210,19 +271,24 @@ def _whole(text: str, _present: str) -> str:
 MADE: dict[str, dict[str, Callable[[str], str]]] = {
     "man": {
         "packaging/man/relayd.8": lambda _: relayd_page(),
+        "packaging/man/relayd-hub.8": lambda _: hub_page(),
         "packaging/man/relayctl.1": lambda _: relayctl_page(),
     },
     "completion": {
         "packaging/completion/relayd": lambda _: completion(relayd_parser(), "bash"),
         "packaging/completion/_relayd": lambda _: completion(relayd_parser(), "zsh"),
+        "packaging/completion/relayd-hub": lambda _: completion(relayd_parser(HUB_TABLE, HUB_ABOUT), "bash"),
+        "packaging/completion/_relayd-hub": lambda _: completion(relayd_parser(HUB_TABLE, HUB_ABOUT), "zsh"),
         "packaging/completion/relayctl": lambda _: completion(make_parser(), "bash"),
         "packaging/completion/_relayctl": lambda _: completion(make_parser(), "zsh"),
     },
     "options": {
         "docs/options.rst": lambda page: option_pages.with_tables(page, option_pages.english),
         "docs/options.zh.rst": lambda page: option_pages.with_tables(page, option_pages.chinese()),
+        "docs/hub-options.rst": option_pages.with_hub_tables,
         "docs/reload.rst": option_pages.with_effects,
         "packaging/debian/relayd.toml": lambda _: option_pages.example(),
+        "packaging/debian/hub.toml": lambda _: option_pages.hub_example(),
     },
     "openapi": {"docs/openapi.json": lambda _: openapi_document().decode()},
     "schemas": {path: partial(_whole, text) for path, text in message_schemas.files().items()},

@@ -13,16 +13,18 @@ from pathlib import Path
 
 from babel.messages.pofile import read_po
 
-from relayd.config.option import Effect, Option
-from relayd.config.options import OPTIONS
+from relayd.config.option import Effect, Option, OptionTable
+from relayd.config.options import OPTIONS, RELAY_TABLE
 from relayd.ctl.config import toml_literal
+from relayd.hub.config.options import HUB_TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What stands around the generated part of a page that people write otherwise.
-BEGIN, END = '.. begin: made by "make options" from relayd/config/options.py\n', '.. end: made by "make options"\n'
+BEGIN, END = '.. begin: made by "make options" from {source}\n', '.. end: made by "make options"\n'
 
 #: When a new value takes effect, in the few characters that a column has.
 _EFFECTS = {
+    Effect.NOW: "at once",
     Effect.COMMANDS: "at once",
     Effect.HOSTS: "at once",
     Effect.CONNECTION: "reconnect",
@@ -34,7 +36,7 @@ _MEANING, _DEFAULT = 46, 35
 #: What is typed, or stands for what is typed.
 _LITERAL = (
     r"(?<![\w-])(?:--[a-z][a-z-]*|\[PATTERN\]:PORT|[a-z]+://[^\s,;，；、。]*|(?:tcp|unix):[^\s,;，；、。]+|\$[A-Z_]+[^\s;；]*"
-    r"|/var/lib/relayd|~/[^\s;]+|STATE_DIR/\w+|max-commands = 64|Name: value|[*?!](?![\w*]))"
+    r"|/var/lib/relayd(?:-hub)?|~/[^\s;]+|STATE_DIR/\w+|max-commands = 64|Name: value|[*?!](?![\w*]))"
 )
 
 Translate = Callable[[str], str]
@@ -67,21 +69,21 @@ def chinese() -> Translate:
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-def tables(translate: Translate) -> Iterator[str]:
+def tables(translate: Translate, table: OptionTable = RELAY_TABLE) -> Iterator[str]:
     """One table for each section, as reST."""
     # A line break within a cell shows as a blank, which Chinese does not have between words.
     wrapped = _wrapped if translate is english else _whole
-    for section, options in sections():
+    for section, options in sections(table):
         yield from (f"**{translate(section)}**", "")
         rows = [_row(option, translate, wrapped) for option in options]
         yield from _table([[translate(head)] for head in _HEADS], rows)
         yield ""
 
 
-def sections() -> Iterator[tuple[str, list[Option]]]:
+def sections(table: OptionTable = RELAY_TABLE) -> Iterator[tuple[str, list[Option]]]:
     """The options by section."""
-    for section in dict.fromkeys(option.section for option in OPTIONS):
-        yield section, [option for option in OPTIONS if option.section == section]
+    for section in dict.fromkeys(option.section for option in table.options):
+        yield section, [option for option in table.options if option.section == section]
 
 
 def _row(option: Option, translate: Translate, wrapped: Callable[[str, int], list[str]]) -> list[list[str]]:
@@ -166,6 +168,11 @@ def with_tables(page: str, translate: Translate) -> str:
     return _put(page, tables(translate))
 
 
+def with_hub_tables(page: str) -> str:
+    """The page of the hub's options with the tables as they are now."""
+    return _put(page, tables(english, HUB_TABLE), "relayd/hub/config/options.py")
+
+
 def with_effects(page: str) -> str:
     """The page about SIGHUP with the options by when they take effect."""
     return _put(page, _effects())
@@ -185,11 +192,11 @@ def _effects() -> Iterator[str]:
         yield ""
 
 
-def _put(page: str, lines: Iterable[str]) -> str:
-    head, begin, rest = page.partition(BEGIN)
+def _put(page: str, lines: Iterable[str], source: str = "relayd/config/options.py") -> str:
+    head, begin, rest = page.partition(BEGIN.format(source=source))
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"a page has no lines {BEGIN!r} and {END!r}")
+        raise ValueError(f"a page has no lines {BEGIN.format(source=source)!r} and {END!r}")
     return head + begin + "\n" + "\n".join(lines) + "\n" + end + tail
 
 
@@ -205,6 +212,12 @@ _EXAMPLE_HEAD = """\
 #
 # and then: relayctl check, and systemctl enable --now relayd. With a line status (below, under This relay),
 # relayctl status shows how the relay is doing.
+"""
+_HUB_EXAMPLE_HEAD = """\
+# The options of the hub: see relayd-hub(8), or "relayd-hub --help". Each is shown with its default, or with an example
+# where it has none.
+#
+# The hub's user must be able to read this file. Put no password into it: --database-file names a file for that.
 """
 _EXAMPLE_END = """
 
@@ -279,8 +292,17 @@ _EXAMPLE_END = """
 
 def example() -> str:
     """The file of options that the package installs: nothing is set in it."""
-    lines = [_EXAMPLE_HEAD]
-    for section, options in sections():
+    return "\n".join(_example_lines(_EXAMPLE_HEAD, RELAY_TABLE)) + _EXAMPLE_END
+
+
+def hub_example() -> str:
+    """The same for the hub."""
+    return "\n".join(_example_lines(_HUB_EXAMPLE_HEAD, HUB_TABLE)) + "\n"
+
+
+def _example_lines(head: str, table: OptionTable) -> list[str]:
+    lines = [head]
+    for section, options in sections(table):
         lines += ["", f"# {section} ".ljust(100, "-")]
         for option in options:
             if option.name == "config":
@@ -289,4 +311,4 @@ def example() -> str:
             value = option.parse(option.example or option.default or "")
             lines += ["", *textwrap.wrap(text, 98, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)]
             lines.append(f"#{option.name} = {toml_literal(option, value)}")
-    return "\n".join(lines) + _EXAMPLE_END
+    return lines

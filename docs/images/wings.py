@@ -17,7 +17,8 @@ FLOORS = (
     (("__main__", 6, "the command relayd"),),
     (
         ("tap", 2, "twistd's plugin"),
-        ("ctl", 2, "relayctl"),
+        ("hub_tap", 1, "that of|the hub"),
+        ("ctl", 1, "relayctl"),
         ("demo", 2, "everything in one process"),
     ),
     (("service", 3, "joins the parts of a relay"), ("hub", 3, "a main server")),

@@ -45,7 +45,6 @@ def _init(arguments: argparse.Namespace) -> int:
     from relayd.config.state_directory import StateDirectory
     from relayd.hub.access.first_administrator import read_new_password
 
-    os.umask(0o077)
     password = read_new_password(arguments.password_file)
     state = StateDirectory(config.state_dir, "hub")
     state.claim()
@@ -88,7 +87,6 @@ def _backup(arguments: argparse.Namespace) -> int:
     from relayd.hub.service.parts import place_of
     from relayd.hub.store.backup import back_up
 
-    os.umask(0o077)
     back_up(place_of(config), os.path.abspath(arguments.file))
     print(f"{arguments.file} is a copy of the database; the keys of {config.secrets_file} are not in it")
     return 0

@@ -148,11 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = make_parser(whole=False).parse_args(argv)
-    from relayd.errors import RelayError
+    from relayd.language.errors import DescribedError
 
     try:
         return int(arguments.run(arguments))
-    except RelayError as error:
+    except DescribedError as error:
         print(f"relayctl: {error}", file=sys.stderr)
         return 1
 

@@ -18,10 +18,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_id", metavar="RUN", help="id of the run")
     parser.add_argument(
         "--which",
-        choices=("not-run", "failed", "not-succeeded", "all"),
-        default="not-run",
-        help="hosts on which it certainly did not run (not-run); failed; did not succeed, which may run it a second "
-        "time where the outcome is unknown (not-succeeded); or all [%(default)s]",
+        choices=("certainly-not-run", "failed", "unknown", "all"),
+        default="certainly-not-run",
+        help="hosts on which it certainly did not run; all on which it did not succeed, without those where that is "
+        "not known (failed); those where it is not known, so that it may run twice (unknown); or all [%(default)s]",
     )
     parser.add_argument("--detach", action="store_true", help="print the new run's id, and do not wait for it")
     parser.add_argument("--json", action="store_true", help="print events as JSON, one a line")

@@ -192,6 +192,20 @@ class RunTests(CommandLineCase):
             self.fake.asked[0].body["script"], {"text": "echo $1\n", "args": ["-x", "b"], "interpreter": "/bin/bash"}
         )
 
+    def test_dry_run(self) -> None:
+        hosts = [
+            {"host": "a", "relay": "s1", "connected": True, "allowed": True, "code": None, "reason": None},
+            {"host": "b", "relay": "s1", "connected": True, "allowed": False, "code": "x", "reason": "forbidden"},
+            {"host": "c", "relay": "s2", "connected": False, "allowed": None, "code": None, "reason": None},
+        ]
+        self.fake.answers["POST", "/runs/dry-run"] = {"size": 3, "items": hosts}
+        status, printed, _ = self.call("run", "-l", "all", "--dry-run", "--", "x")
+        self.assertEqual(status, 1)
+        words = [line.split() for line in printed.splitlines()]
+        self.assertEqual(words[1:3], [["a", "s1", "yes", "-"], ["b", "s1", "refused", "forbidden"]])
+        self.assertIn("c     s2     not connected", printed)
+        self.assertIn("3 hosts, 2 of them would not run it now", printed)
+
     def test_detached(self) -> None:
         self.run_ends(invocation("a", "succeeded"))
         self.assertEqual(self.call("run", "-l", "all", "--detach", "--", "x"), (0, "r1\n", ""))
@@ -246,7 +260,7 @@ class OtherTests(CommandLineCase):
         self.assertEqual(self.call("cancel", "r1"), (0, "run r1: cancelling\n", ""))
         self.fake.answers["POST", "/runs/r1/rerun"] = {"id": "r2", "size": 1}
         self.assertEqual(self.call("rerun", "r1", "--detach"), (0, "r2\n", ""))
-        self.assertEqual(self.fake.asked[-1].body, {"which": "not-run"})
+        self.assertEqual(self.fake.asked[-1].body, {"which": "certainly-not-run"})
 
     def test_an_import(self) -> None:
         remark = {"kind": "warning", "line": 2, "text": "odd", "host": ""}

@@ -82,9 +82,8 @@ class CurrentTests(SynchronousTestCase):
 
     def test_options(self) -> None:
         """When it fails for want of a translation: docs/options.zh.po."""
-        self.check(
-            "options", "docs/options.rst", "docs/options.zh.rst", "docs/reload.rst", "packaging/debian/relayd.toml"
-        )
+        pages = ("docs/options.rst", "docs/options.zh.rst", "docs/hub-options.rst", "docs/reload.rst")
+        self.check("options", *pages, "packaging/debian/hub.toml", "packaging/debian/relayd.toml")
 
     def test_schemas(self) -> None:
         self.check("schemas", *files_of("docs/schemas"))
@@ -98,7 +97,7 @@ class UseTests(SynchronousTestCase):
 
     def test_manual_pages_are_sound(self) -> None:
         """No complaint but that they have no date: it would change with each version of the generator."""
-        for page in ("relayd.8", "relayctl.1"):
+        for page in ("relayd.8", "relayd-hub.8", "relayctl.1"):
             done = subprocess.run(
                 ["mandoc", "-Tlint", "-W", "warning", str(PACKAGING / "man" / page)],
                 capture_output=True,
@@ -110,7 +109,7 @@ class UseTests(SynchronousTestCase):
 
     def test_manual_pages_say_what_help_says(self) -> None:
         """What argparse has to have escaped is not escaped in the page."""
-        for page in ("relayd.8", "relayctl.1"):
+        for page in ("relayd.8", "relayd-hub.8", "relayctl.1"):
             self.assertNotIn("%%", (PACKAGING / "man" / page).read_text())
         self.assertIn("by up to 40 %\n", (PACKAGING / "man" / "relayctl.1").read_text())
 

@@ -121,10 +121,8 @@ class HubTests(TestCase):
         self.addCleanup(relay.remove)
         relay.start()
         await self.until("is relayd", hub)
-        self.write(
-            "hosts.csv",
-            f"name,address,port,user,relays,labels\nweb-1,127.0.0.1,{sshd.port},{sshd.user},proxy-1,env=prod\n",
-        )
+        row = f"web-1,127.0.0.1,{sshd.port},{sshd.user},proxy-1,env=prod"
+        self.write("hosts.csv", f"name,address,port,user,relays,labels\n{row}\n")
         self.assertIn("add web-1", await self.ctl("inventory", "import", "hosts.csv", "--dry-run"))
         self.assertIn("done", await self.ctl("inventory", "import", "hosts.csv"))
         self.assertIn("online", await self.ctl("relays"))

@@ -4,14 +4,13 @@ What goes wrong between ``relayctl`` and a hub.
 
 from __future__ import annotations
 
-from relayd.errors import RelayError
+from relayd.language.errors import DescribedError
 
 
-class HubError(RelayError):
+class HubError(DescribedError):
     """The hub at {url} did not do it."""
 
     code = "hub"
-    phase = "send"
 
 
 class NoLogin(HubError):
@@ -24,7 +23,6 @@ class Unreachable(HubError):
     """The hub at {url} cannot be reached: {reason}"""
 
     code = "hub-unreachable"
-    retriable = True
 
 
 class Refused(HubError):

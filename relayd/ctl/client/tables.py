@@ -117,13 +117,18 @@ def print_invocations(invocations: Iterable[Mapping[str, Any]]) -> None:
 
 
 def show_dry_run(found: Mapping[str, Any]) -> int:
-    """Show what an order would do; 1 where some of it would be forbidden or impossible."""
-    hosts = found.get("hosts") or found.get("items") or []
-    rows = [
-        (each.get("host") or each.get("name"), each.get("relay"), each.get("verdict"), each.get("reason"))
-        for each in hosts
-    ]
-    print_table(("HOST", "RELAY", "WOULD RUN", "WHY NOT"), rows)
-    bad = [each for each in hosts if each.get("verdict") not in (None, "allowed", "yes", True)]
-    print(f"{len(hosts)} hosts" + (f", {len(bad)} of them would not run it" if bad else ""))
+    """Show what an order would do; 1 where it would not run on some hosts now."""
+    hosts = found.get("items") or []
+    rows = []
+    bad = 0
+    for each in hosts:
+        verdict = _VERDICTS.get(each.get("allowed"), "?") if each.get("connected") else "not connected"
+        bad += each.get("allowed") is False or not each.get("connected")
+        rows.append((each.get("host"), each.get("relay"), verdict, each.get("reason")))
+    print_table(("HOST", "RELAY", "WOULD RUN", "WHY"), rows)
+    print(f"{found.get('size', len(hosts))} hosts" + (f", {bad} of them would not run it now" if bad else ""))
     return 1 if bad else 0
+
+
+#: What a relay says of a command; it may be a program that does not say.
+_VERDICTS: Final[Mapping[Any, str]] = {True: "yes", False: "refused", None: "not known"}

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -67,7 +66,6 @@ class HubService(Service):
 
         :raises ConfigError: when one of them cannot be used.
         """
-        os.umask(0o077)
         self._state.claim()
         try:
             self._open()

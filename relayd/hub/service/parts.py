@@ -151,9 +151,10 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
     settings = HubSettings(trusted_proxies=config.trusted_proxies)
     links = Links(reactor, authenticator.authenticate, observers, settings)
     observers.presence = presence = Presence(reactor, store, links, time_of_day)
-    inventory = StoredInventory(sealer)
-    observers.runs = engine = Engine(reactor, store, inventory, sealer, time_of_day)
+    observers.runs = engine = Engine(reactor, store, StoredInventory(sealer), sealer, time_of_day)
     engine.links = links
+    registry, counts = CollectorRegistry(), RequestCounts()
+    registry.register(counts)
     hub = Hub(
         reactor=reactor,
         now=time_of_day,
@@ -165,7 +166,7 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
         public_url=config.public_url,
         engine=engine,
         obstacles=_obstacles(audit),
-        registry=CollectorRegistry(),
+        registry=registry,
     )
     return Parts(
         store=store,
@@ -175,13 +176,12 @@ def make_parts(reactor: Any, config: HubConfig, store: Store, audit: HubAudit, s
         engine=engine,
         presence=presence,
         retention=Retention(store, retention_of(config), reactor, time_of_day),
-        api=_make_api(hub, config),
+        api=_make_api(hub, config, counts),
     )
 
 
-def _make_api(hub: Hub, config: HubConfig) -> ApiFactory:
-    access, counts = hub.access, RequestCounts()
-    hub.registry.register(counts)
+def _make_api(hub: Hub, config: HubConfig, counts: RequestCounts) -> ApiFactory:
+    access = hub.access
     application = Application(
         clock=hub.reactor,
         hub=hub,

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from relayd.config.option import Effect
@@ -25,6 +27,7 @@ from relayd.hub.config.reading import load
 from relayd.hub.relays.administration import RelayAdministration
 from relayd.hub.relays.enrolment import Enrolment
 from relayd.hub.service.hub import HubService
+from tests.support.certificates import Authority
 
 HANDSHAKE = (
     "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -140,6 +143,27 @@ class HubTests(TestCase):
         self.start(api_listen=f"tcp:127.0.0.1:{other}")
         self.assertIn(" 200 ", (await self.ask("/healthz", other)).split("\r\n")[0])
         self.assertNotIn(" 200 ", (await self.ask("/healthz")).split("\r\n")[0])
+
+    async def test_tls(self) -> None:
+        """Both kinds of connections are found behind TLS, too."""
+        issued = (authority := Authority(self.folder / "ca")).issue("localhost")
+        hub = self.start(tls_cert=issued.cert, tls_key=issued.key)
+        key = await self.key(hub)
+        context = ssl.create_default_context(cafile=authority.path)
+
+        def ask(text: str) -> bytes:
+            plain = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+            with context.wrap_socket(plain, server_hostname="localhost") as wrapped:
+                wrapped.sendall(text.encode())
+                return wrapped.recv(1000)
+
+        answer = await deferToThread(ask, HANDSHAKE.format(path=f"/proxy?proxyId=site-1&apiKey={key}"))
+        self.assertIn(b"101 Switching Protocols", answer)
+        answer = await deferToThread(ask, "GET /api/v1/me HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.assertTrue(answer.startswith(b"HTTP/1.1 401 "), answer)
+        self.assertIn(b"Strict-Transport-Security", answer)
+        answer = b"" if not await self.ask("/healthz") else b"x"  # without TLS
+        self.assertEqual(answer, b"")
 
     def test_what_it_makes_is_for_its_user_alone(self) -> None:
         self.start()

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -63,12 +63,12 @@ class Hub:
         return ["--state-dir", str(self.state)]
 
     def _tool(self, *arguments: str) -> None:
-        subprocess.run([Path(sys.executable).with_name("relayctl"), *arguments], check=True, capture_output=True)
+        subprocess.run([str(Path(sys.executable).with_name("relayctl")), *arguments], check=True, capture_output=True)
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
         listen = ["--listen", f"tcp:127.0.0.1:{self.port}"]
-        twistd = Path(sys.executable).with_name("twistd")
+        twistd = str(Path(sys.executable).with_name("twistd"))
         command = [twistd, "-n", "--pidfile=", "relayd-hub", *self._options(), *listen]
         with open(self.folder / "hub.log", "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
@@ -312,19 +312,19 @@ def history(hub: Hub, invocations: int) -> dict[str, float]:
         "hosts": "/hosts?limit=100",
         "relays": "/relays?limit=100",
     }
-    before = {name: _median_ms(lambda path=path: hub.ask("GET", path)) for name, path in lists.items()}
+    before = {name: _median_ms(hub, path) for name, path in lists.items()}
     hub.stop()
     hub.add_history(invocations)
     hub.start()
-    after = {name: _median_ms(lambda path=path: hub.ask("GET", path)) for name, path in lists.items()}
+    after = {name: _median_ms(hub, path) for name, path in lists.items()}
     return {f"{name}_ratio": after[name] / before[name] for name in lists} | {f"{n}_ms": after[n] for n in lists}
 
 
-def _median_ms(ask: Callable[[], tuple[int, Any]], count: int = 60) -> float:
+def _median_ms(hub: Hub, path: str, count: int = 60) -> float:
     times = []
     for _ in range(count):
         begun = time.perf_counter()
-        status, answer = ask()
+        status, answer = hub.ask("GET", path)
         times.append((time.perf_counter() - begun) * 1000)
         assert status == 200, answer
     return statistics.median(times)

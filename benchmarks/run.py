@@ -49,6 +49,7 @@ VARIANTS = {
     "relayd-quiet": ("--log-level", "error"),
     "relayd-json": ("--log-format", "json"),
     "relayd-status": ("--status", "unix:status.sock"),
+    "relayd-status-memory": ("--status", "unix:status.sock", "--journal", "memory"),
 }
 RELAYS = (*VARIANTS, "example", "asyncio", "go")
 #: Where the relay in Go is built, and where Debian has the libraries that it needs.
@@ -181,7 +182,7 @@ class Bench:
             process.start()
             try:
                 await self._main_server.connected(proxy_id)
-                if relay == "relayd-status":
+                if "--status" in VARIANTS.get(relay, ()):
                     scraping = LoopingCall(scrape, str(state / "status.sock"))
                     scraping.start(1.0)
                     stack.callback(scraping.stop)  # fails where a scrape did, and so the measurement

@@ -91,6 +91,12 @@ class BecomeMismatch(BecomeUnsupported):
     explain", and corrects them. A command with "become": false runs as the user who logs in."""
 
 
+class PrivilegeUnknown(BecomeUnsupported):
+    """The command was not run: the relay's tables of hosts say become = "enable" for {host}:{port}, and the relay knows
+    no privileged mode of its family of devices, {family}. The relay's operator corrects family or become there. A
+    command with "become": false runs in the mode of its login."""
+
+
 class ScriptUnsupported(RelayError):
     """{host}:{port} cannot run scripts: the relay's table of hosts says that the shell there is {shell}. Send a
     command."""
@@ -129,8 +135,8 @@ class PtyUnsupported(FieldUnsupported):
 
 
 class DeviceLines(RelayError):
-    """The command is for a network device, and its text cannot be typed there ({character}). Write it without tabs and
-    other control characters, in the device's character set."""
+    """The command is for a network device, and its text cannot be typed there ({character}). Write it without tabs,
+    other control characters and question marks, in the device's character set."""
 
     code = "unencodable"
     phase = "receive"

@@ -77,4 +77,5 @@ def request_of(
         deadline=deadline,
         timeout=timeout,
         most_sessions=site.max_connections or 1,
+        most_commands=site.commands_per_connection,
     )

@@ -8,10 +8,17 @@ from hashlib import sha256
 
 from msgspec import Struct
 
-from relayd.errors import BecomeMismatch, BecomeUnsupported, ChecksumMismatch, ScriptUnsupported, Unencodable
+from relayd.errors import (
+    BecomeMismatch,
+    BecomeUnsupported,
+    ChecksumMismatch,
+    PrivilegeUnknown,
+    ScriptUnsupported,
+    Unencodable,
+)
 from relayd.language.charsets import UTF8, Unwritable, write_text
 from relayd.network import host_rules
-from relayd.network.host_rules import NOTHING_SAID, HostSettings, HostTable, Shell
+from relayd.network.host_rules import NOTHING_SAID, PRIVILEGED_FAMILIES, HostSettings, HostTable, Shell
 from relayd.ssh.become.texts import Become
 from relayd.ssh.channels.scripts import ScriptProgress, script_lines, script_text
 from relayd.ssh.channels.surroundings import surround
@@ -54,6 +61,9 @@ def check_become(command: ExecuteCommand, site: HostSettings) -> None:
     if command.become is None:
         if site.become is not None and site.become.shell != shell:
             raise BecomeMismatch(host=host, port=port, method=site.become.method, needed=site.become.shell)
+        family = site.family or "generic"
+        if site.become is not None and shell == "device" and family not in PRIVILEGED_FAMILIES:
+            raise PrivilegeUnknown(host=host, port=port, family=family)
     elif command.become and shell not in ("posix", "device"):
         raise BecomeUnsupported(host=host, port=port, shell=shell)
 

@@ -11,9 +11,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relayd.errors import BecomeMismatch, BecomeUnsupported, FieldUnsupported, PtyUnsupported, RelayError
+from relayd.errors import (
+    BecomeMismatch,
+    BecomeUnsupported,
+    FieldUnsupported,
+    PrivilegeUnknown,
+    PtyUnsupported,
+    RelayError,
+)
 from relayd.network.credential_rules import CredentialRule
-from relayd.network.host_rules import Become, HostRule, HostSettings, HostTable
+from relayd.network.host_rules import PRIVILEGED_FAMILIES, Become, HostRule, HostSettings, HostTable
+from relayd.ssh.device.families import FAMILIES
 from relayd.ssh.login.site_credentials import CredentialTable
 from relayd.ssh.settings import SSHSettings
 from relayd.ssh.testing import CommandLine, MemoryDevice, MemoryNetwork
@@ -147,6 +155,14 @@ class RunnerTests(TestCase):
         self.assertEqual([b"router#", b"router>", b"router>"], [line.prompt for line in device.command_lines])
         self.assertEqual(1, device.lines.count(b"s3cret"))
 
+    async def test_commands_per_connection(self) -> None:
+        device = self.network.add(MemoryDevice())
+        for most, expected in ((None, 1), (1, 4)):
+            runner = self.make_runner(replace(CISCO, commands_per_connection=most))
+            for _ in range(3):
+                await self.run_command(runner, "show version")
+            self.assertEqual(expected, len(device.command_lines))
+
     async def test_refused_before_any_host_is_contacted(self) -> None:
         error = self.make_runner(CISCO).refuses(order("show version", cwd="/tmp"))
         self.assertEqual("field-unsupported", error and error.code)
@@ -166,6 +182,18 @@ class RunnerTests(TestCase):
             self.assertEqual(None, runner.refuses(order("id", become=False)))
         runner = self.make_runner(HostSettings(become=enable))
         self.assertEqual(None, runner.refuses(order("id", become=WireBecome())))
+
+    async def test_the_privileged_mode_of_a_family_without_one(self) -> None:
+        """It would not be entered, and the command would run without it."""
+        enable = Become(method="enable", password_file=self.private_file("s3cret\n"))
+        for name, family in FAMILIES.items():
+            self.assertEqual(name in PRIVILEGED_FAMILIES, bool(family.privilege))
+        for unsaid in (None, "generic", "juniper", "mikrotik"):
+            runner = self.make_runner(HostSettings(shell="device", family=unsaid, become=enable))  # type: ignore[arg-type]
+            error = runner.refuses(order("show version"))
+            self.assertIsInstance(error, PrivilegeUnknown)
+            self.assertIn(unsaid or "generic", str(error))
+            self.assertEqual(None, runner.refuses(order("show version", become=False)))
 
     async def test_another_user_where_no_posix_shell_is(self) -> None:
         for shell in ("none", "cmd", "powershell", "device"):

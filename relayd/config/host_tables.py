@@ -14,7 +14,7 @@ from relayd.config.credentials import LOGIN_KEYS, read_login
 from relayd.config.options import BY_NAME
 from relayd.config.tables import Table, place
 from relayd.errors import ConfigError
-from relayd.network.host_rules import NOTHING_SAID, Become, HostRule, HostSettings
+from relayd.network.host_rules import NOTHING_SAID, PRIVILEGED_FAMILIES, Become, HostRule, HostSettings
 from relayd.network.spelling import fault_of_username
 
 #: The kind of table.
@@ -47,6 +47,7 @@ SETTINGS: Final[dict[str, Callable[[str], Any]]] = {
 }  # fmt: skip
 _BECOME_USER: Final = "become-user"
 _BECOME_PASSWORD: Final = "become-password-file"
+_FAMILY_NEEDS: Final = 'needs shell = "device"'
 #: The keys that no other table has.
 HOST_KEYS: Final = ("name", *SETTINGS, _BECOME_USER, _BECOME_PASSWORD)
 _KEYS: Final = ("hosts", "users", *HOST_KEYS, *LOGIN_KEYS)
@@ -74,6 +75,12 @@ def read_host(table: Table) -> HostRule:
     said_shell, become = rule.settings.shell, rule.settings.become
     if become is not None and said_shell is not None and said_shell != become.shell:
         table.refuse("become", f'{_needs(become)}, and not "{said_shell}"')
+    family = rule.settings.family
+    if become is not None and become.method == "enable" and family not in (None, *PRIVILEGED_FAMILIES):
+        known = ", ".join(PRIVILEGED_FAMILIES)
+        table.refuse("become", f'is "enable", which the family {family} has not; only {known} have it')
+    if family is not None and said_shell not in (None, "device"):
+        table.refuse("family", f'{_FAMILY_NEEDS}, and not "{said_shell}"')
     if rule.settings == NOTHING_SAID and rule.credential is None:
         raise ConfigError(option=table.place, reason='says nothing of its hosts; add a setting, such as shell = "none"')
     return rule
@@ -88,6 +95,9 @@ def between_hosts(rules: tuple[HostRule, ...], path: str) -> Iterator[ConfigErro
         if become is not None and become.shell == "device":
             reason = f"{_needs(become)}, and no table says that"
             yield ConfigError(option=f"become of {place(HOSTS, number, path)}", reason=reason)
+        elif rule.settings.family is not None:
+            reason = f"{_FAMILY_NEEDS}, and no table says that"
+            yield ConfigError(option=f"family of {place(HOSTS, number, path)}", reason=reason)
 
 
 def _needs(become: Become) -> str:

@@ -145,7 +145,7 @@ class Config:
         example="/etc/ssh/ssh_known_hosts",
     )
     ssh_algorithms: Literal["modern", "compatible", "legacy"] = HOSTS.choice(
-        COMMANDS,
+        RECHECK,
         "POLICY",
         "modern compatible legacy",
         "modern",
@@ -165,7 +165,7 @@ class Config:
     )
     idle_timeout: float = HOSTS.time(COMMANDS, "5m", "time after which an unused SSH connection is closed")
     keepalive_interval: float = HOSTS.time(
-        COMMANDS,
+        RECHECK,
         "15s",
         "time between two probes of a silent SSH server; two without an answer end the connection, unless the server "
         "never answers any",

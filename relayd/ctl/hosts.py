@@ -36,6 +36,18 @@ _OTHERWISE: Final[dict[str, Any]] = {
     "credential": None,
     "via": None,
 }
+#: What means nothing, by the shell of a host; "" is for any other.
+_UNUSED: Final[dict[str, frozenset[str]]] = {
+    "device": frozenset({"max-sessions", "working-directory", "no-exit-status", "pty"}),
+    "none": frozenset({"working-directory", "family"}),
+    "": frozenset({"family"}),
+}
+#: What applies in place of an option, by the shell of a host: the option is for others.
+_INSTEAD: Final[dict[str, dict[str, Any]]] = {
+    "device": {"max-connections": 1},
+    "cmd": {"working-directory": ""},
+    "powershell": {"working-directory": ""},
+}
 #: The words for that.
 _WORDS: Final = {
     "commands-per-connection": "no limit",
@@ -52,7 +64,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     One setting of a host.
 
     :ivar value: the setting, as JSON has it.
-    :ivar source: ``table``, ``option`` or ``default``.
+    :ivar source: ``table``, ``option`` or ``default``; ``shell``: with the shell of the host it means nothing.
     :ivar where: the words by which an operator finds it; empty for a default.
     :ivar table: the number of the table, from 1.
     :ivar table_name: the name of the table, if it has one.
@@ -114,6 +126,22 @@ def explain(reading: Reading, config: Config, host: str, port: int, user: str) -
 
     :param host: in its canonical spelling.
     """
+    found = dict(_said(reading, config, host, port, user))
+    shell = found["shell"]
+    kind = shell.value or ""
+    for name, each in found.items():
+        if name in _UNUSED.get(kind, _UNUSED[""]) and (shell.where or each.where):
+            where = f"shell of {shell.where}" if shell.where else ""
+            yield name, Setting(value=None, source="shell", where=where)
+        elif each.source != "table" and name in _INSTEAD.get(kind, ()):
+            yield name, Setting(value=_INSTEAD[kind][name], source="default")
+        else:
+            yield name, each
+    yield from _login(config, host, port, user)
+
+
+def _said(reading: Reading, config: Config, host: str, port: int, user: str) -> Iterator[tuple[str, Setting]]:
+    """What tables and options say."""
     decided = HostTable(config.hosts).deciding(host, port, user)
     for name in SETTINGS:
         attribute = name.replace("-", "_")
@@ -138,7 +166,6 @@ def explain(reading: Reading, config: Config, host: str, port: int, user: str) -
             )
         else:
             yield name, _otherwise(reading, config, name, host, port)
-    yield from _login(config, host, port, user)
 
 
 def _otherwise(reading: Reading, config: Config, name: str, host: str, port: int) -> Setting:
@@ -222,7 +249,7 @@ def _show_text(
         print(f"# {note}")
     print(f"{'SETTING':<24}  {'VALUE':<24}  FROM")
     for name, each in found.items():
-        value = _words(name, _named(each.value, names))
+        value = "not used" if each.source == "shell" else _words(name, _named(each.value, names))
         print(f"{name:<24}  {value:<24}  {each.where or each.source}")
 
 

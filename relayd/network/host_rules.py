@@ -19,6 +19,8 @@ from relayd.network.patterns import covers_host, covers_user
 Shell = Literal["posix", "none", "cmd", "powershell", "device"]
 #: The families of network devices, by their command lines.
 Family = Literal["cisco", "huawei", "h3c", "juniper", "mikrotik", "generic"]
+#: Those whose privileged mode is known; with the others ``become = "enable"`` would do nothing.
+PRIVILEGED_FAMILIES: Final[tuple[Family, ...]] = ("cisco", "huawei", "h3c")
 #: How many logins are remembered with what applies to them.
 _REMEMBERED: Final = 4096
 

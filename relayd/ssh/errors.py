@@ -508,7 +508,8 @@ class CommandLineTooLong(CommandTooLong):
 
 class PacketsTooSmall(SSHError):
     """The SSH server of {host}:{port} takes no more than {size} bytes of input in a packet, too few for this client, so
-    nothing was run. Send the command without standard input (stdin)."""
+    nothing was run. Send the command without standard input (stdin), and without script, files, become and pty, which
+    need it, too."""
 
     code = "packets-too-small"
     phase = "session"

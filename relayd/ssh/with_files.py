@@ -26,6 +26,7 @@ from relayd.ssh.files.orders import FileOrders, ReadFile, unread
 from relayd.ssh.files.sftp import NoSFTP
 from relayd.ssh.files.transfers import GivenUp, SFTPTransfer, Transfer, shell_reader, shell_writer
 from relayd.ssh.outcome import Completed, give
+from relayd.ssh.pool.members import Where, where_is
 from relayd.ssh.pool.pool import Pool
 from relayd.ssh.target import Target
 
@@ -43,7 +44,7 @@ class Ways:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._known: OrderedDict[tuple[str, int, str], tuple[bool, float]] = OrderedDict()
+        self._known: OrderedDict[tuple[Where, str], tuple[bool, float]] = OrderedDict()
 
     def known(self, target: Target) -> bool | None:
         """Whether there is SFTP; ``None``: it is not known."""
@@ -58,8 +59,9 @@ class Ways:
             self._known.popitem(last=False)
 
 
-def _key(target: Target) -> tuple[str, int, str]:
-    return target.host, target.port, target.username
+def _key(target: Target) -> tuple[Where, str]:
+    # Behind different jump hosts, one private address is another machine.
+    return where_is(target), target.username
 
 
 class WithFiles:

@@ -30,7 +30,6 @@ working-directory = ""
 output-encoding = "GBK"
 no-exit-status = 0
 shell = "posix"
-family = "huawei"
 pty = true
 become = "sudo"
 become-user = "app"
@@ -81,7 +80,6 @@ class TableTests(HostsCase):
             output_encoding="gbk",
             no_exit_status=0,
             shell="posix",
-            family="huawei",
             pty=True,
             become=Become(method="sudo", user="app", password_file=self.secret),
         )
@@ -98,9 +96,12 @@ class TableTests(HostsCase):
         expected = HostRule(hosts=patterns, users=("admin",), name="old switches", settings=settings, credential=login)
         self.assertEqual(rule, expected)
         # What this test leaves out might be what nothing reads.
-        self.assertNotIn(None, [getattr(settings, name) for name in HostSettings.__struct_fields__])
+        unsaid = [name for name in HostSettings.__struct_fields__ if getattr(settings, name) is None]
+        self.assertEqual(unsaid, ["family"])  # the one key that goes with no other shell than that of devices
+        [device] = self.rules('hosts = ["*"]\nshell = "device"\nfamily = "huawei"')
+        self.assertEqual(device.settings, HostSettings(shell="device", family="huawei"))
         self.assertEqual(set(SETTINGS) - {name.replace("_", "-") for name in HostSettings.__struct_fields__}, set())
-        self.assertEqual(set(HOST_KEYS) - set(table_of_host(rule)), set())
+        self.assertEqual(set(HOST_KEYS) - set(table_of_host(rule)) - set(table_of_host(device)), set())
 
     def test_one_setting_is_enough(self) -> None:
         first, second = self.rules('hosts = ["*"]\nmax-sessions = 1', 'hosts = ["b"]\nvia = "gate"')
@@ -209,9 +210,24 @@ class MistakeTests(HostsCase):
         self.assertIn("become of [[hosts]] number 2", message)
         self.assertIn('is "enable", which needs shell = "device", and no table says that', message)
         self.assertIn("has no user", self.mistake(f'{hosts}shell = "device"\nbecome-user = "x"\n{enable}'))
+        for family in ("juniper", "mikrotik", "generic"):
+            message = self.mistake(f'{hosts}shell = "device"\nfamily = "{family}"\n{enable}')
+            self.assertIn("become of [[hosts]] number 1", message)
+            self.assertIn(f'is "enable", which the family {family} has not; only cisco, huawei, h3c have it', message)
         device = 'hosts = ["sw-*"]\nshell = "device"'
         for tables in ((hosts + enable, device), (hosts + 'become = "su"', device), (f"{device}\n{enable}",)):
             self.load("\n".join(f"[[hosts]]\n{table}" for table in tables))
+
+    def test_a_family_of_what_is_no_device(self) -> None:
+        hosts = 'hosts = ["*"]\n'
+        for shell in ("posix", "none", "cmd", "powershell"):
+            message = self.mistake(f'{hosts}shell = "{shell}"\nfamily = "huawei"')
+            self.assertIn("family of [[hosts]] number 1", message)
+            self.assertIn(f'needs shell = "device", and not "{shell}"', message)
+        message = self.mistake(self.good, f'{hosts}family = "huawei"')
+        self.assertIn("family of [[hosts]] number 2", message)
+        self.assertIn('needs shell = "device", and no table says that', message)
+        self.load('[[hosts]]\nhosts = ["a*"]\nfamily = "huawei"\n[[hosts]]\nhosts = ["*"]\nshell = "device"')
 
     def test_files_that_others_can_read(self) -> None:
         os.chmod(self.secret, 0o644)

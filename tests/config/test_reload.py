@@ -332,6 +332,14 @@ class ApplyTests(ConfigCase):
         self.assertFalse(dialer._allows("name", 22, ip_address("10.1.2.3")))
         self.assertTrue(dialer._allows("name", 22, ip_address("11.1.2.3")))
 
+    def test_what_connections_were_opened_with_counts_for_new_commands(self) -> None:
+        """As where a table changes it: open connections keep their algorithms and probes."""
+        for line in ('ssh-algorithms = "compatible"', 'keepalive-interval = "40s"'):
+            retired: list[bool] = []
+            self.patch(self.relay._runner.client, "retire_all", lambda retired=retired: retired.append(True))
+            self.apply(line)
+            self.assertEqual(retired, [True], line)
+
     def test_a_check_of_host_keys_counts_for_connections_too(self) -> None:
         """What was let pass before is not known to be the host."""
         retired: list[bool] = []

@@ -89,6 +89,55 @@ class ExplainTests(ConfigCase):
         self.assertEqual(found["settings"]["ssh-algorithms"]["tableName"], "old switches")
         self.assertEqual(set(found["settings"]), {*SETTINGS, "credential", "via"})
 
+    def test_what_counts_for_other_shells(self) -> None:
+        """A setting that means nothing with the shell of a host is not shown as if it counted."""
+        toml = """
+working-directory = "/srv"
+max-connections = 7
+no-exit-status-hosts = ["*"]
+
+[[hosts]]
+hosts = ["sw-2"]
+max-connections = 3
+
+[[hosts]]
+hosts = ["sw-*"]
+shell = "device"
+pty = true
+
+[[hosts]]
+hosts = ["win-1"]
+working-directory = 'C:\\data'
+
+[[hosts]]
+hosts = ["win-*"]
+shell = "cmd"
+
+[[hosts]]
+hosts = ["pdu"]
+shell = "none"
+working-directory = "/srv"
+"""
+        unused: tuple[None, str, str | None]
+        for host, shell, expected in (
+            ("sw-1", "device", {"max-connections": 1}),
+            ("sw-2", "device", {"max-connections": 3}),
+            ("win-1", "cmd", {"working-directory": "C:\\data", "family": None}),
+            ("win-2", "cmd", {"working-directory": "", "pty": False, "no-exit-status": 0}),
+            ("pdu", "none", {"working-directory": None, "family": None, "max-connections": 7}),
+            ("other", None, {"working-directory": "/srv", "family": "generic"}),
+        ):
+            found = self.explained(f"x@{host}", toml=toml)
+            self.assertEqual(found["settings"]["shell"]["value"], shell)
+            for name, value in expected.items():
+                self.assertEqual(found["settings"][name]["value"], value, (host, name))
+            if shell == "device":
+                unused = (None, "shell", f"shell of [[hosts]] number 2 in {self.path}")
+                for name in ("max-sessions", "working-directory", "no-exit-status", "pty"):
+                    self.assertEqual(self.where(name, found), unused, name)
+        _, output, _ = self.relayctl("x@sw-1", toml=toml)
+        self.assertRegex(output, r"\npty +not used +shell of \[\[hosts\]\] number 2 in ")
+
     def test_another_user_port_and_host(self) -> None:
         self.assertEqual(self.where("max-sessions", self.explained("sw-1", "--user", "x"))[0], 1)
         found = self.explained("x@web:2222")

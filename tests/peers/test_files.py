@@ -275,6 +275,27 @@ class SFTPTests(WaysMixin, FilesTestCase):
         done = await self.run_with(f"cat {path}", File(path=path, content=b"in"), fetch=(Fetch(path=path),))
         self.assertEqual((done.stdout, bytes_of(done.details.fetched[0])), ("in", b"in"))
 
+    async def test_a_server_that_renames_nothing(self) -> None:
+        """The old file stays."""
+        self.config = (f"{SFTP} -P rename,posix-rename",)
+        await self.begin()
+        goal = self.place / "goal"
+        goal.write_text("old")
+        with self.assertRaises(Exception) as caught:
+            await self.run_with("true", File(path=str(goal), content=b"new"))
+        self.assert_not_run(caught.exception, "file-not-written")
+        self.assertEqual(goal.read_text(), "old")
+        self.assert_clean("goal")
+
+    async def test_a_server_without_posix_rename(self) -> None:
+        self.config = (f"{SFTP} -P posix-rename",)
+        await self.begin()
+        goal = self.place / "goal"
+        goal.write_text("old")
+        done = await self.run_with(f"cat {goal}", File(path=str(goal), content=b"new"))
+        self.assertEqual((done.stdout, done.stderr), ("new", ""))
+        self.assert_clean("goal")
+
     async def test_a_forced_command_runs_once_at_most(self) -> None:
         ran = self.place / "ran"
         await self.begin(f"ForceCommand echo ran >> {ran}; echo forced")

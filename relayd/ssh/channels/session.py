@@ -122,7 +122,8 @@ class Session:
         nothing comes any more; with whether it had said that the output was complete.
     :ivar command: its text.
     :ivar accepted: whether the server said that it runs the command.
-    :ivar exec_refused: whether it refused to run the command, or before that the terminal for it.
+    :ivar exec_refused: whether it refused to run the command, or before that the terminal for it; not where something
+        has come of the command all the same.
     :ivar terminal_refused: whether it refused the terminal.
     :ivar exit: what it said of the command's end.
     """
@@ -174,8 +175,10 @@ class Session:
 
     @property
     def said_nothing(self) -> bool:
-        """Whether nothing has come of its command."""
-        return not (self.stdout.total or self.stderr.total or self.exit.known)
+        """Whether nothing has come of its command, not even a sign that a shell has reached it."""
+        reached = self.progress is not None and self.progress.missing is None
+        begun = self.dialogue is not None and self.dialogue.ready
+        return not (reached or begun or self.stdout.total or self.stderr.total or self.exit.known)
 
     def replace(self, command: Command) -> None:
         """Run something else, as long as nothing was sent; its output is kept as that of the first one."""
@@ -258,7 +261,7 @@ class Session:
             self.state = State.RUNNING
             self.accepted = True
         else:
-            self.exec_refused = True
+            self.exec_refused = self.said_nothing
         return accepted
 
     def _terminal_answered(self, accepted: bool) -> bool:

@@ -127,7 +127,7 @@ class _CommandLines:
                 self._waiting.remove(run)
         else:
             self._running.pop(session, None)
-            if not session.usable:
+            if not (session.usable and session.takes_more(run.request.most_commands)):
                 self._remove(session)
         self._work()
 
@@ -164,7 +164,9 @@ class _CommandLines:
         for session in [each for each in self._sessions if each.usable and each not in self._running]:
             if not self._waiting:
                 return
-            if self._clock.seconds() - session.idle_since > FRESH:
+            if not session.takes_more(self._waiting[0].request.most_commands):
+                self._remove(session)
+            elif self._clock.seconds() - session.idle_since > FRESH:
                 session.look()
             else:
                 run = self._running[session] = self._waiting.popleft()

@@ -43,6 +43,7 @@ class DeviceRequest(Struct, frozen=True, kw_only=True):
     :ivar deadline: in seconds of the reactor's clock.
     :ivar timeout: the seconds that messages name when it is over.
     :ivar most_sessions: command lines that may be open at a time for this login.
+    :ivar most_commands: commands after which a command line is closed; ``None``: there is no limit.
     """
 
     target: Target
@@ -52,6 +53,7 @@ class DeviceRequest(Struct, frozen=True, kw_only=True):
     deadline: float
     timeout: float
     most_sessions: int
+    most_commands: int | None = None
     reader: OutputReader | None = None
     permission: Permission | None = None
 

@@ -70,6 +70,7 @@ class DeviceSession:
         self._owner = owner
         self.usable = self.proven = self._over = False
         self.idle_since = clock.seconds()
+        self._commands = 0
         self._prompt: Prompt | None = None
         self._terminal: Terminal | None = None
         self._reading: Deferred[None] | None = None
@@ -82,6 +83,15 @@ class DeviceSession:
     def begin(self) -> None:
         """Open it: its owner hears of it from now on."""
         self._pool.submit(self._job)
+
+    def takes_more(self, most_commands: int | None) -> bool:
+        """
+        Whether it may be given another command, once it is usable.
+
+        :param most_commands: that it may carry out in all.
+        """
+        spent = most_commands is not None and self._commands >= most_commands
+        return not spent and self._pool.gives_more(self._job)
 
     @property
     def starting(self) -> bool:
@@ -101,6 +111,7 @@ class DeviceSession:
             on_end(carried)
 
         self.usable = False
+        self._commands += 1
         order = LineOrder(self._terminal, self._family, self._prompt, lines, output, ended)
         self._terminal.listener = order
         order.begin()

@@ -110,6 +110,8 @@ class SFTPWriter:
         self.exact_mode = True
         self.left: list[bytes] = []
         self._handle: bytes | None = None
+        # An old file that has another name until the new one is in place: that name, and its own
+        self._moved: tuple[bytes, bytes] | None = None
 
     async def work(self, channel: SFTPChannel, version: Version) -> None:
         """
@@ -131,15 +133,18 @@ class SFTPWriter:
 
     def clean(self, channel: SFTPChannel) -> Deferred[Any]:
         """
-        Have what was begun removed.
+        Have what was begun removed, and an old file put back.
 
         :return: fires when that is done. Before it is, the channel must not be finished: OpenSSH's server reads the end
             before it has done what came before that.
         """
         # Windows removes no file that is open.
         asked = [] if self._handle is None else [channel.ask(FXP_CLOSE, NS(self._handle))]
+        if self._moved is not None:
+            old, goal = self._moved
+            asked.append(channel.ask(FXP_RENAME, name(old), name(goal)))
         asked += [channel.ask(FXP_REMOVE, name(path)) for path in self.left]
-        self._handle, self.left = None, []
+        self._handle, self._moved, self.left = None, None, []
         return DeferredList(asked, consumeErrors=True)
 
     async def _look(self, channel: SFTPChannel, file: FileToWrite) -> bool:
@@ -192,10 +197,17 @@ class SFTPWriter:
             return
         # Version 3 has no word for a rename over a file that is there.
         answer = await channel.ask(FXP_RENAME, name(path), name(file.path))
-        if there and isinstance(answer, Status) and not answer.ok:
-            self._check(file, await channel.ask(FXP_REMOVE, name(file.path)))
-            answer = await channel.ask(FXP_RENAME, name(path), name(file.path))
-        self._check(file, answer)
+        if not there or not isinstance(answer, Status) or answer.ok:
+            self._check(file, answer)
+            return
+        old = beside(file.path)
+        self._check(file, await channel.ask(FXP_RENAME, name(file.path), name(old)))
+        self._moved = old, file.path
+        self._check(file, await channel.ask(FXP_RENAME, name(path), name(file.path)))
+        self._moved = None
+        self.left.append(old)
+        self._check(file, await channel.ask(FXP_REMOVE, name(old)))
+        self.left.remove(old)
 
     @staticmethod
     def _check(file: FileToWrite, answer: Answer, *, lenient: bool = False) -> None:

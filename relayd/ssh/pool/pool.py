@@ -159,6 +159,13 @@ class Pool:
         """See `OpenConnections.commands_elsewhere`."""
         return self._connections.commands_elsewhere(job)
 
+    def gives_more(self, job: Job) -> bool:
+        """
+        Whether the connection of *job* may be given more: not so when it is old, or settings have changed since.
+        """
+        member = None if job.connection is None else self._connections.members.get(job.connection)
+        return member is not None and not member.retired and self._clock.seconds() < member.expires
+
     def waits_for(self, target: Target) -> Text:
         """See `PoolReport.waits_for`."""
         return self.report.waits_for(target, self._clock.seconds(), self._shortage)

@@ -18,6 +18,7 @@ from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.channels.session import Command, Session
 from relayd.ssh.errors import SSHError
 from relayd.ssh.pool.jobs import Job
+from relayd.ssh.pool.members import Where, where_is
 from relayd.ssh.pool.pool import Pool
 from relayd.ssh.shells.prepared import WindowsShell
 from relayd.ssh.target import Target
@@ -63,8 +64,8 @@ class WindowsShells:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._known: OrderedDict[tuple[str, int], WindowsShell | None] = OrderedDict()
-        self._questions: dict[tuple[str, int], _Question] = {}
+        self._known: OrderedDict[Where, WindowsShell | None] = OrderedDict()
+        self._questions: dict[Where, _Question] = {}
 
     def find(self, target: Target, connection: ClientConnection) -> Deferred[WindowsShell | None]:
         """
@@ -74,7 +75,7 @@ class WindowsShells:
         :return: fires with ``None`` for a shell that is neither; fails with an `SSHError` when the question could not
             be asked.
         """
-        key = (target.host, target.port)
+        key = where_is(target)
         if key in self._known:
             self._known.move_to_end(key)
             return succeed(self._known[key])
@@ -88,13 +89,13 @@ class WindowsShells:
 
     def asking(self, target: Target) -> bool:
         """Whether a host has not answered yet."""
-        return (target.host, target.port) in self._questions
+        return where_is(target) in self._questions
 
     def forget(self, target: Target) -> None:
         """The shell turned out to be another one."""
-        self._known.pop((target.host, target.port), None)
+        self._known.pop(where_is(target), None)
 
-    def _asked(self, result: object, key: tuple[str, int]) -> None:
+    def _asked(self, result: object, key: Where) -> None:
         question = self._questions.pop(key)
         if not question.failed:
             self._known[key] = question.shell

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from relayd.language.texts import printable_bytes
 from relayd.ssh.errors import LibraryMissing, NoCommonAlgorithm, OutdatedInCommon
 from relayd.ssh.transport.algorithms import LEGACY
@@ -28,14 +30,27 @@ def no_common_algorithm(fault: NothingInCommon, host: str, port: int) -> NoCommo
     try:
         found = NegotiatedAlgorithms(fault.payload, LEGACY, LEGACY.host_keys)
     except NothingInCommon as missing:
-        offers = _offers(missing)
         for name in missing.theirs:
             if name in MISSING_LIBRARIES:
-                library = MISSING_LIBRARIES[name]
-                return LibraryMissing(**where, **offers, name=name.decode("ascii"), library=library)
-        return NoCommonAlgorithm(**where, **offers)
+                other = _missing_beside(name, fault.payload)
+                if other is None:
+                    library = MISSING_LIBRARIES[name]
+                    return LibraryMissing(**where, **_offers(missing), name=name.decode("ascii"), library=library)
+                missing = other
+                break
+        return NoCommonAlgorithm(**where, **_offers(missing))
     names = _shown(sorted(found.names() & LEGACY.outdated))
     return OutdatedInCommon(**where, **_offers(fault), names=names)
+
+
+def _missing_beside(key_exchange: bytes, payload: bytes) -> NothingInCommon | None:
+    """What would still not be in common if this client had a key exchange that it lacks."""
+    policy = replace(LEGACY, key_exchanges=(*LEGACY.key_exchanges, key_exchange))
+    try:
+        NegotiatedAlgorithms(payload, policy, policy.host_keys)
+    except NothingInCommon as missing:
+        return missing
+    return None
 
 
 def _offers(fault: NothingInCommon) -> dict[str, str]:

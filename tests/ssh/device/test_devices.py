@@ -12,10 +12,13 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from relayd.network.host_rules import HostRule, HostSettings, HostTable
 from relayd.ssh import Credential, SSHClient, SSHError, SSHSettings
 from relayd.ssh.client import Completed
 from relayd.ssh.device.devices import NO_MORE_FOR
 from relayd.ssh.device.run import DeviceRequest
+from relayd.ssh.pool.checked_names import allow_all
+from relayd.ssh.settings import LiveSettings
 from relayd.ssh.testing import CommandLine, MemoryDevice, MemoryNetwork, Misbehaviour
 
 LIMIT = 60.0
@@ -265,6 +268,43 @@ class TroubleTests(DeviceCase):
         await self.carry_out(b"show one")
         await self.pass_time(400, 5.0)
         self.assertEqual(0, self.device.connections)
+
+    async def test_a_reload_ends_those_that_were_opened_in_another_way(self) -> None:
+        """What is under way goes on; the next command has a command line of the new settings."""
+
+        def say(**said: Any) -> None:
+            rule = HostRule(hosts=("router.*",), settings=HostSettings(**said))
+            self.client.configure(LiveSettings(host_keys="ignore", hosts=HostTable((rule,))), allow_all)
+
+        await self.carry_out(b"show one")
+        say(working_directory="/tmp")
+        await self.carry_out(b"show one")
+        self.assertEqual(1, len(self.device.command_lines))
+        say(keepalive_interval=20.0)
+        await self.carry_out(b"show two")
+        self.assertEqual(2, len(self.device.command_lines))
+        running = self.begin(b"erase", b"y")
+        await self.pass_time(0.2)
+        say(ssh_algorithms="compatible")
+        self.assertEqual((0, None), (self.shown(await self.passing(running))[0], None))
+        await self.carry_out(b"show three")
+        self.assertEqual(3, len(self.device.command_lines))
+        self.client.retire_all()
+        await self.carry_out(b"show four")
+        self.assertEqual(4, len(self.device.command_lines))
+
+    async def test_an_old_connection_gets_no_more_commands(self) -> None:
+        begun = self.clock.seconds()
+        while self.clock.seconds() < begun + SSHSettings(known_hosts="").max_connection_age:
+            await self.carry_out(b"show one")
+            await self.pass_time(280, 70)
+        await self.carry_out(b"show one")
+        self.assertEqual(2, len(self.device.command_lines))
+
+    async def test_commands_on_one_connection(self) -> None:
+        for number in range(5):
+            await self.carry_out(b"show %d" % number, most_commands=2)
+        self.assertEqual(3, len(self.device.command_lines))
 
     async def test_wrong_password(self) -> None:
         target = self.device.target(credential=Credential(password="no"))

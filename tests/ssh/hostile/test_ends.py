@@ -31,6 +31,22 @@ class RefusesWithoutClosing(Evil):
         self.sendPacket(CHANNEL_FAILURE, uint32(channel))
 
 
+class RefusesWhatItRan(Evil):
+    """Refuses the command when that has written something already."""
+
+    def command_requested(self, channel: int) -> None:
+        self.output(channel, b"ok")
+        self.sendPacket(CHANNEL_FAILURE, uint32(channel))
+
+
+class RefusesWhatHasEnded(Evil):
+    """The same, when it has said how the command ended."""
+
+    def command_requested(self, channel: int) -> None:
+        self.status(channel)
+        self.sendPacket(CHANNEL_FAILURE, uint32(channel))
+
+
 class TinyPackets(Evil):
     """Takes one byte a packet, and four billion of them."""
 
@@ -60,6 +76,14 @@ class EndTests(EvilTestCase):
         self.addCleanup(server.stop)
         running = self.run_command(self.make_client(host_keys="ignore"), server.target, "true", 2)
         await self.error_of(running, ExecRefused)  # and not: it ran out of time
+
+    async def test_a_refusal_after_output_says_nothing_of_whether_it_ran(self) -> None:
+        for kind, expected in ((RefusesWhatItRan, ("ok", None, "unknown")), (RefusesWhatHasEnded, ("", 0, None))):
+            server = EvilServer(self.reactor, kind)
+            self.addCleanup(server.stop)
+            done = await self.run_command(self.make_client(host_keys="ignore"), server.target, "true", 2)
+            found = done.stdout.text(), done.exit.status, done.error and done.error.executed
+            self.assertEqual(found, expected, kind)
 
     async def test_tiny_packets_do_not_hold_the_others_up(self) -> None:
         server = EvilServer(self.reactor, TinyPackets)

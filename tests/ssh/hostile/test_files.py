@@ -179,7 +179,7 @@ class RenamesOverNothing(SFTP):
     def asked(self, channel: int, kind: int, number: int) -> None:
         path = getNS(self.packet[5:])[0]
         self.requests.append((kind, path))
-        if kind == REMOVE and path == b"/x":
+        if kind in (REMOVE, RENAME) and path == b"/x":
             type(self).taken = False
         if (kind == RENAME and self.taken) or (kind == STAT and not self.taken):
             code = FAILURE if kind == RENAME else NO_SUCH_FILE
@@ -194,6 +194,20 @@ class RenamesNothing(RenamesOverNothing):
             return super().asked(channel, kind, number)
         self.requests.append((kind, getNS(self.packet[5:])[0]))
         self.output(channel, packet(STATUS, uint32(number, FAILURE) + NS(b"") + NS(b"")))
+
+
+class TakesNothingNew(RenamesOverNothing):
+    """Refuses to give the new file its name, and gives the old one its name again."""
+
+    def asked(self, channel: int, kind: int, number: int) -> None:
+        if kind != RENAME or getNS(self.packet[5:])[0] == b"/x" or self.new_files() == 2:
+            return super().asked(channel, kind, number)
+        self.requests.append((kind, getNS(self.packet[5:])[0]))
+        self.output(channel, packet(STATUS, uint32(number, FAILURE) + NS(b"") + NS(b"")))
+
+    def new_files(self) -> int:
+        """How often it was to give one its name."""
+        return sum(kind == RENAME and path != b"/x" for kind, path in self.requests)
 
 
 class NoModeOfOpenFiles(RenamesOverNothing):
@@ -222,18 +236,23 @@ class FallbackTests(EvilTestCase):
         return outcome, asked
 
     async def test_rename_over_a_file(self) -> None:
-        """The old one is removed first, and only when there is one."""
+        """The old one is moved away first, and only when there is one; it is removed when the new one is in place."""
         done, asked = await self.outcome(RenamesOverNothing, taken=True)
         self.assertEqual((done.error, done.stdout.text()), (None, "ok"))
-        self.assertEqual(asked, [(RENAME, False), (REMOVE, True), (RENAME, False)])
+        self.assertEqual(asked, [(RENAME, False), (RENAME, True), (RENAME, False), (REMOVE, False)])
         done, asked = await self.outcome(RenamesOverNothing, taken=False)
         self.assertEqual((done.error, done.stdout.text()), (None, "ok"))
         self.assertEqual(asked, [(RENAME, False)])
 
     async def test_rename_that_fails(self) -> None:
-        """What was written beside the goal is removed; the command does not run."""
-        for taken, expected in ((True, [(RENAME, False), (REMOVE, True), (RENAME, False)]), (False, [(RENAME, False)])):
-            error, asked = await self.outcome(RenamesNothing, taken=taken)
+        """What was written beside the goal is removed, and the old file is not; the command does not run."""
+        moved_back = [(RENAME, False), (RENAME, True), (RENAME, False), (RENAME, False)]
+        for kind, taken, expected in (
+            (RenamesNothing, True, [(RENAME, False), (RENAME, True)]),
+            (RenamesNothing, False, [(RENAME, False)]),
+            (TakesNothingNew, True, moved_back),
+        ):
+            error, asked = await self.outcome(kind, taken=taken)
             self.assertEqual((type(error), error.executed), (FileNotWritten, "no"))
             self.assertEqual(asked, [*expected, (REMOVE, False)])
 

@@ -8,17 +8,22 @@ import re
 import tempfile
 from base64 import b64decode
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from msgspec import structs
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relayd.network.host_rules import HostRule, HostSettings, HostTable, Shell
+from relayd.ssh.channels.connection import ClientConnection
 from relayd.ssh.ending.windows import parse_answer, script
+from relayd.ssh.pool.jobs import Job
+from relayd.ssh.pool.pool import Pool
 from relayd.ssh.settings import SSHSettings
-from relayd.ssh.shells.windows import answer, question
+from relayd.ssh.shells.windows import WindowsShells, answer, question
+from relayd.ssh.target import Credential, Target
 from relayd.ssh.testing import MemoryHost, MemoryNetwork, Misbehaviour, Reply
 from relayd.ssh_runner import SSHCommandRunner
 from relayd.ssh_texts import RunnerSettings
@@ -207,6 +212,35 @@ class FoundTests(WindowsCase):
         self.assertEqual((error.code, error.executed), ("timeout", "no"))
         self.assertIn("which shell", str(error))
         self.assertEqual((len(self.sent), self.questions()), (1, 1))
+
+
+class WhereTests(SynchronousTestCase):
+    """What is known of hosts, and asked, where a private address stands for several of them."""
+
+    def test_behind_different_jump_hosts(self) -> None:
+        """Each is asked: none waits for the answer of another one, or gets what is for that."""
+        pool = _AskedPool()
+        shells = WindowsShells(cast(Pool, pool))
+        jumps = [Target(name, 22, "jump", Credential()) for name in ("one.example", "two.example")]
+        targets = [Target("10.0.0.5", 22, "user", Credential(), via=via) for via in (*jumps, None)]
+        for number, target in enumerate(targets):
+            self.assertFalse(shells.asking(target))
+            shells.find(target, cast(ClientConnection, None)).addErrback(lambda _: None)
+            self.assertEqual((shells.asking(target), len(pool.jobs)), (True, number + 1))
+        pool.jobs[0].channel.ended()
+        self.assertEqual([shells.asking(target) for target in targets], [False, True, True])
+        other_user = structs.replace(targets[0], username="other")
+        self.successResultOf(shells.find(other_user, cast(ClientConnection, None)))
+
+
+class _AskedPool:
+    """Keeps what is submitted."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def submit(self, job: Job, near: object) -> None:
+        self.jobs.append(job)
 
 
 class SaidTests(WindowsCase):

@@ -74,7 +74,8 @@ class Queues:
         self._per_relay, self._per_host = limits
         self._waits = waits
         self._parked: dict[str, _Heap] = {}
-        self._for_host: dict[str, int] = {}
+        #: Those that wait for a place on a host.
+        self._for_host: dict[str, dict[int, None]] = {}
         #: Relays at which something has changed.
         self._changed: dict[str, None] = {}
 
@@ -96,8 +97,7 @@ class Queues:
         """It cannot be sent now: look again when something has changed for it."""
         aim = self._aims[slot]
         if self._per_host is not None and not self._places.has((HOST, aim.host), self._per_host):
-            self._for_host[aim.host] = slot
-            self._places.wait((HOST, aim.host), self._run)
+            self._wait_for_host(slot)
         for relay in aim.relays:
             self._heap_of(relay).push(slot)
             if relay in self._online:
@@ -112,12 +112,15 @@ class Queues:
         if kind == RELAY:
             if name in self._parked:
                 self._changed[name] = None
-        elif (slot := self._for_host.pop(name, None)) is not None and self._waits(slot):
-            self.park(slot)
+        else:
+            for slot in self._for_host.pop(name, ()):
+                if self._waits(slot):
+                    self.park(slot)
 
     def parked_at(self, relay: str) -> Iterator[int]:
         """The queued invocations that this relay could take."""
-        of_hosts = {slot for slot in self._for_host.values() if relay in self._aims[slot].relays}
+        waiting = (slot for slots in self._for_host.values() for slot in slots)
+        of_hosts = {slot for slot in waiting if relay in self._aims[slot].relays}
         heap = self._parked.get(relay)
         slots = sorted(of_hosts | heap.members) if heap else sorted(of_hosts)
         return (slot for slot in slots if self._waits(slot))
@@ -150,5 +153,5 @@ class Queues:
 
     def _wait_for_host(self, slot: int) -> None:
         host = self._aims[slot].host
-        self._for_host[host] = slot
+        self._for_host.setdefault(host, {})[slot] = None
         self._places.wait((HOST, host), self._run)

@@ -18,26 +18,16 @@ import relayd.ssh.client
 import relayd.ssh.errors
 import relayd.wire.parsing
 from relayd import errors
-from relayd.hub import errors as hub_errors
-from relayd.hub.inventory.errors import SealingError
 from relayd.language.texts import Fault, message_template
 from relayd.uplink.tunnel import ProxyError
 
-#: What only the relay's operator sees, or whoever runs `relayd.hub`: no relay sends it to a main server.
+#: What only the relay's operator sees: no relay sends it to a main server.
 OPERATORS_ONLY: tuple[type[errors.RelayError], ...] = (
     errors.ConfigError,
     errors.ProtocolError,
     errors.UplinkError,
     errors.NoJournal,
     ProxyError,
-    hub_errors.RelayOffline,
-    hub_errors.CommandInFlight,
-    hub_errors.CommandRefused,
-    hub_errors.NoResult,
-    hub_errors.NoAnswer,
-    hub_errors.NoPolicyCheck,
-    hub_errors.HubClosed,
-    SealingError,
     errors.HostFailure,  # says what the error says that it stands for
 )
 #: What the system says of files and connections.
@@ -60,8 +50,11 @@ def kinds(*roots: type[Any]) -> Iterator[type[Any]]:
 
 def errors_for_main_servers() -> list[Tree]:
     """Every error class of both trees whose text can reach a main server."""
+    # Those of the hub are its own, whichever of them are imported.
     return [
-        kind for kind in kinds(errors.RelayError, relayd.ssh.errors.SSHError) if not issubclass(kind, OPERATORS_ONLY)
+        kind
+        for kind in kinds(errors.RelayError, relayd.ssh.errors.SSHError)
+        if not issubclass(kind, OPERATORS_ONLY) and not kind.__module__.startswith("relayd.hub.")
     ]
 
 

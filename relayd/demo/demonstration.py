@@ -205,7 +205,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
     async def demonstrate(reactor: Any) -> None:
         nonlocal status
-        status = await main(reactor, options.dialect, target, Path(name))
+        interrupted: list[bool] = []
+        reactor.addSystemEventTrigger("before", "shutdown", interrupted.append, True)
+        code = await main(reactor, options.dialect, target, Path(name))
+        if not interrupted:  # else the relay refused what was left, as it stopped
+            status = code
 
     with tempfile.TemporaryDirectory(prefix="relayd-demo-") as name:
         try:

@@ -100,8 +100,14 @@ class ActTests(HubAuditCase):
 
     async def test_an_act_that_was_cancelled_may_have_been_done(self) -> None:
         log = self.open()
-        running: Deferred[None] = Deferred.fromCoroutine(log.perform(ALICE, "run-order", {}, Deferred))
-        await self.until(self.lines)
+        begun: list[Deferred[None]] = []
+
+        def act() -> Deferred[None]:
+            begun.append(Deferred())
+            return begun[0]
+
+        running: Deferred[None] = Deferred.fromCoroutine(log.perform(ALICE, "run-order", {}, act))
+        await self.until(lambda: bool(begun))
         running.cancel()
         running.addErrback(lambda failure: None)
         await log.close()

@@ -17,6 +17,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -79,7 +80,14 @@ class HubTests(TestCase):
         self.folder = Path(tempfile.mkdtemp(prefix="relayd-hub-"))
         self.addCleanup(shutil.rmtree, self.folder)
         self.addCleanup(os.umask, os.umask(0o022))
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.undone()))
         self.port = free_port()
+
+    async def undone(self) -> None:
+        """A start that failed closes what it had opened, and nobody waits for that but the next test."""
+        clock: Any = reactor
+        while any("timeItOut" in str(call) for call in clock.getDelayedCalls()):
+            await deferLater(reactor, 0.01)
 
     def config(self, **options: str) -> Any:
         given = {"listen": f"tcp:127.0.0.1:{self.port}", "state-dir": str(self.folder / "state")}

@@ -220,7 +220,8 @@ class RelayConnection(HandshakeServer):
 
     def dataReceived(self, data: bytes) -> None:
         self._heartbeat.received(len(data))
-        self.factory.intake.take(self, data)
+        if self.state != self.STATE_CLOSED:  # else nobody looks at it, in whichever turn
+            self.factory.intake.take(self, data)
 
     def look_at(self, data: bytes) -> None:
         """See `relayd.hub.links.intake.Sender`."""

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relayd.hub import HubSettings
+from relayd.hub.links import intake
 from relayd.hub.links.bounded_server import MAX_JOINING, MAX_REQUEST
 from relayd.hub.links.doorway import PATIENCE, Doorway, origin_of
 from relayd.network.flow import MAX_BEHIND
@@ -173,6 +174,12 @@ class RequestTests(HubTestCase):
             connection.dataReceived(b"x" * 65536)
         self.assertLess(len(connection.data), MAX_REQUEST)
         connection.connectionLost(Failure(connectionDone.value))
+
+    async def test_nothing_is_kept_for_another_turn_either(self) -> None:
+        """Where relays have used up this turn of the event loop."""
+        self.patch(intake, "SHARE", 1e-9)
+        await self.test_nothing_is_kept_after_the_refusal()
+        self.assertEqual(self.hub.links.factory.intake._waiting, {})
 
     async def test_those_that_do_not_join_are_bounded(self) -> None:
         strangers = [await self.stranger() for _ in range(12)]

@@ -14,6 +14,7 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 
 from relayd.config.command_line import TableOptions
+from relayd.config.option import Effect
 from relayd.config.paths import Elsewhere
 from relayd.config.reload import Changes, ReloadOnSignal, ReloadWords
 from relayd.errors import MISTAKES
@@ -58,7 +59,7 @@ class Options(TableOptions):
 
 
 def _changed(changes: Changes) -> str:
-    now = [change.text for change in changes.changed if change.effect is not change.effect.RESTART]
+    now = changes.of(Effect.NOW).values()
     return f"changed {', '.join(now) or 'nothing'}. Certificates and keys are read again when their files change"
 
 

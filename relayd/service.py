@@ -245,8 +245,10 @@ class RelayService(Service):
             if self._audit is not None:
                 self._audit.record_recovered(command_id, code, self._dispatcher.origin_of(command_id))
         # A new journal, also in place of a damaged one, gets another: what the relay was sent before is not known then.
-        self._journal_id = self._journal.noted(_JOURNAL_ID) or secrets.token_hex(16)
-        self._journal.note(_JOURNAL_ID, self._journal_id)
+        noted = self._journal.noted(_JOURNAL_ID)
+        self._journal_id = noted or secrets.token_hex(16)
+        if noted is None:
+            self._journal.note(_JOURNAL_ID, self._journal_id)
 
     def _warn_of_few_descriptors(self) -> None:
         most = self._config.max_total_connections

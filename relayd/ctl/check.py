@@ -9,7 +9,7 @@ from typing import Any
 
 from relayd.config.options import Config
 from relayd.config.reading import Reading
-from relayd.ctl.findings import Finding, Level, Report
+from relayd.ctl.findings import Finding, Level, Report, counted
 from relayd.ctl.settings import Place, add_all_options, read_all
 from relayd.ctl.unit_settings import UnitSettings
 
@@ -101,7 +101,7 @@ async def check(reactor: Any, reading: Reading, place: Place, *, dial: bool) -> 
     else:
         await _check_all(reactor, reading, reading.config, of_unit, report, dial=dial)
     faults, warnings = counts["fault"], counts["warning"]
-    print(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}")
+    print(f"\n{counted(faults, 'fault')}, {counted(warnings, 'warning')}")
     return faults
 
 
@@ -126,7 +126,3 @@ async def _check_all(
         # A unit that is still starting has no connection that a second one could displace.
         starting = unit.active == "activating" and holder in (None, str(unit.pid))
     await check_server(reactor, config, report, holder, dial=dial or starting)
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count or 'no'} {word}{'' if count == 1 else 's'}"

@@ -31,3 +31,8 @@ class Finding(Struct, frozen=True):
 
 #: Takes findings as they come.
 Report = Callable[[Level, str, str], None]
+
+
+def counted(count: int, word: str) -> str:
+    """How many findings there are, in words."""
+    return f"{count or 'no'} {word}{'' if count == 1 else 's'}"

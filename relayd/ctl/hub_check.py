@@ -8,7 +8,7 @@ import argparse
 import os
 
 from relayd.config.state_directory import StateDirectory
-from relayd.ctl.findings import Finding, Level, Report
+from relayd.ctl.findings import Finding, Level, Report, counted
 from relayd.ctl.hub_settings import add_all_options, read_hub
 from relayd.errors import ConfigError
 from relayd.hub.config.options import HUB_TABLE, HubConfig
@@ -38,12 +38,9 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         _check_state(reading.config, report)
     faults, warnings = counts["fault"], counts["warning"]
-    print(f"\n{_counted(faults, 'fault')}, {_counted(warnings, 'warning')}")
+    print(f"\n{counted(faults, 'fault')}, {counted(warnings, 'warning')}")
     return 1 if faults else 0
 
-
-def _counted(count: int, word: str) -> str:
-    return f"{count or 'no'} {word}{'' if count == 1 else 's'}"
 
 
 def _check_settings(reading: HubReading, report: Report) -> None:

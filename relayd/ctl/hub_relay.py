@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from relayd.ctl import relays
+from relayd.ctl.client.http import Hub
 from relayd.ctl.client.options import add_hub_options, hub_of
 
 
@@ -67,13 +68,17 @@ def _add(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(made, ensure_ascii=False))
         return 0
-    return _token(arguments)
+    return _print_token(hub, arguments)
 
 
 def _token(arguments: argparse.Namespace) -> int:
+    return _print_token(hub_of(arguments), arguments)
+
+
+def _print_token(hub: Hub, arguments: argparse.Namespace) -> int:
+    """Have a relay invited, and say how it joins."""
     from relayd.ctl.client.tables import moment
 
-    hub = hub_of(arguments)
     made = hub.call("POST", f"{_path(arguments.name)}/enrolment", {})
     if arguments.json:
         print(json.dumps(made))

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
+from relayd.ctl.check_server import DIAL_PATIENCE
 from relayd.errors import InvalidMessage, RelayError
 from relayd.interfaces import Acknowledge, Blame, ICommandReceiver, ILink
 from relayd.uplink.connection import UplinkConnection
@@ -22,8 +23,6 @@ from relayd.wire.messages import CommandResult, CommandState, ExecuteCommand, Re
 
 _Item = TypeVar("_Item")
 
-#: Seconds for the main server to accept the relay or to turn it away: the three attempts of one round.
-DIAL_PATIENCE: Final = 210.0
 #: Seconds for the end of a connection.
 CLOSE_PATIENCE: Final = 10.0
 
@@ -42,12 +41,6 @@ class Mailbox(Generic[_Item]):
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(None)
-
-    def take_all(self) -> list[_Item]:
-        """All that is there now."""
-        items = list(self._items)
-        self._items.clear()
-        return items
 
     async def next(self, seconds: float) -> _Item | None:
         """The next one; ``None``: none came within so many seconds."""

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from relayd.config.values import duration
-from relayd.ctl.findings import Finding, Level
+from relayd.ctl.findings import Finding, Level, counted
 from relayd.ctl.settings import add_all_options, read_all
 from relayd.errors import ConfigError
 
@@ -129,7 +129,7 @@ class _Trial:
             whole = {"server": self._settings.server, "relay": self._settings.proxy_id, "finished": self._finished}
             print(json.dumps(whole | {"findings": rows}))
         elif self._finished:
-            print(f"\n{faults or 'no'} fault{'' if faults == 1 else 's'}")
+            print(f"\n{counted(faults, 'fault')}")
         if not self._finished:
             self._ask("interrupted: not everything was tried")
             return 130

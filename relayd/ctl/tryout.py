@@ -11,6 +11,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 from twisted.internet.task import deferLater
 
+from relayd.ctl.check_server import PROBATION
 from relayd.ctl.findings import Report
 from relayd.ctl.played_relay import Order, PlayedRelay
 from relayd.errors import Overloaded
@@ -20,8 +21,6 @@ from relayd.uplink.settings import UplinkSettings
 from relayd.uplink.stages import Timing
 from relayd.wire.messages import CommandResult, Receipt, Secret
 
-#: Seconds of silence after which a key counts as accepted, as in ``relayctl check``.
-PROBATION: Final = 6.0
 #: Seconds for a receipt.
 RECEIPT_PATIENCE: Final = 10.0
 #: Seconds in which a main server may do something that it should not do, or need not do.

@@ -14,8 +14,7 @@ from relayd.ctl.client.logins import Login, Logins, path_of
 from relayd.errors import ConfigError
 from relayd.wire.secret import Secret
 
-#: Exit statuses, besides 0 and that of a mistake on the command line.
-FAILED: Final = 1
+#: The exit status of a mistake on the command line.
 MISTAKE: Final = 2
 
 

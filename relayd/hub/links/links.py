@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail, gatherResults, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -238,9 +238,7 @@ class Links:
         try:
             return self._observer.result(link.proxy_id, result)
         except Exception:
-            failed: Deferred[object] = Deferred()
-            failed.errback()
-            return failed
+            return fail()
 
     def output_received(self, link: RelayConnection, output: CommandOutput) -> None:
         """A piece of output has arrived."""

@@ -11,9 +11,9 @@ from typing import Final
 from urllib.parse import quote
 
 from relayd.errors import ConfigError
-from relayd.hub.store.migrations import KNOWN
+from relayd.hub.store.migrations import KNOWN, VERSION_TABLE
 
-_QUESTION: Final = "SELECT version_num FROM relayd_hub_version"
+_QUESTION: Final = f"SELECT version_num FROM {VERSION_TABLE}"
 
 
 def database_state(place: str) -> str:

@@ -55,8 +55,6 @@ class HubService(Service):
         self._state = StateDirectory(config.state_dir, "hub")
         self._parts: Parts | None = None
         self._ports: Ports | None = None
-        #: Whether people and relays are let in.
-        self._accepts = False
         self._beginning: Deferred[None] | None = None
         self._opened: list[tuple[str, Callable[[], Awaitable[object]]]] = []
 
@@ -123,7 +121,6 @@ class HubService(Service):
                 await deferLater(self._reactor, AGAIN)
         if self.running:
             ports.resume()
-            self._accepts = True
 
     def _listeners(self, parts: Parts) -> list[tuple[str, Any, ServerFactory]]:
         config = self._config
@@ -185,7 +182,6 @@ class HubService(Service):
         parts, ports, timeout = self._parts, self._ports, self.drain_timeout
         if parts is None or ports is None:  # it has never started
             return
-        self._accepts = False
         await self._step("stop listening", ports.close)
         if self._beginning is not None:
             await self._step("end the start", self._end_beginning)

@@ -16,9 +16,8 @@ from zope.interface import implementer
 from relayd.audit.chain import Chain
 from relayd.audit.events import MAX_NAME, Record, Telling, clip, fit_record, length_in_line, name_fields, order_fields
 from relayd.audit.keeping import Keeping
-from relayd.audit.key import key_file, read_key
 from relayd.audit.refusals import INTERVAL, RefusalLimiter
-from relayd.audit.writer import RETRY, AuditWriter, unusable
+from relayd.audit.writer import RETRY, AuditWriter, key_in
 from relayd.errors import RelayError
 from relayd.interfaces import IAudit
 from relayd.wire.messages import CommandResult, ExecuteCommand
@@ -75,15 +74,8 @@ class AuditLog:
         :raises ConfigError: when it cannot be opened.
         """
         if self._settings.commands != "none":
-            self._read_key()
+            self._key = key_in(self._settings.state_dir)
         self._writer.start()
-
-    def _read_key(self) -> None:
-        path = key_file(self._settings.state_dir)
-        try:
-            self._key = read_key(path, make=True)
-        except (OSError, ValueError) as error:
-            raise unusable(path, error) from None
 
     def tell_commands(self, how: Telling) -> None:
         """
@@ -92,7 +84,7 @@ class AuditLog:
         :raises ConfigError: when the key of digests cannot be read or made; nothing is changed then.
         """
         if how != "none" and not self._key:
-            self._read_key()
+            self._key = key_in(self._settings.state_dir)
         self._settings = replace(self._settings, commands=how)
 
     # IAudit, in the reactor's thread

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from relayd import __version__
 from relayd.audit.chain import Chain, Findings
 from relayd.audit.events import Record
+from relayd.audit.key import key_file, read_key
 from relayd.errors import ConfigError
 from relayd.network.descriptors import words_of
 
@@ -272,6 +273,19 @@ def _answer(waiting: list[Deferred[None]], written: bool) -> None:
             each.callback(None)
         else:
             each.errback(NotWritten())
+
+
+def key_in(state_dir: str) -> bytes:
+    """
+    The key of digests, which is made where there is none.
+
+    :raises ConfigError: when it cannot be read or made.
+    """
+    path = key_file(state_dir)
+    try:
+        return read_key(path, make=True)
+    except (OSError, ValueError) as error:
+        raise unusable(path, error) from None
 
 
 def unusable(path: str, error: OSError | ValueError) -> ConfigError:

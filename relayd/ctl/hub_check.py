@@ -42,7 +42,6 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-
 def _check_settings(reading: HubReading, report: Report) -> None:
     for mistake in reading.mistakes:
         report("fault", "settings", str(mistake))

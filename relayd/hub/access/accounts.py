@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 from sqlalchemy import Connection
 
-from relayd.hub.access.audit import Actor, HubAudit, Value
+from relayd.hub.access.audit import HubAudit, Value, actor_of
 from relayd.hub.access.errors import (
     LastAdministrator,
     LoginFailed,
@@ -136,7 +136,7 @@ class Accounts:
             except Conflict:
                 raise UserExists(name=name) from None
 
-        await self._audit.perform(_actor(principal), "user-add", {"user": name, "role": role} | _told(limits), add)
+        await self._audit.perform(actor_of(principal), "user-add", {"user": name, "role": role} | _told(limits), add)
         return user
 
     async def change(self, principal: Principal, name: str, changes: AccountChange, version: int | None = None) -> User:
@@ -163,7 +163,7 @@ class Accounts:
         async def change() -> User:
             return await self._store.run(_change, before, wanted, version)
 
-        return await self._audit.perform(_actor(principal), "user-change", fields, change)
+        return await self._audit.perform(actor_of(principal), "user-change", fields, change)
 
     async def remove(self, principal: Principal, name: str, version: int | None = None) -> None:
         """
@@ -176,7 +176,7 @@ class Accounts:
         """
         principal.require(Permission.ACCESS_ADMIN)
         await self._audit.perform(
-            _actor(principal), "user-remove", {"user": name}, lambda: self._store.run(_remove, name, version)
+            actor_of(principal), "user-remove", {"user": name}, lambda: self._store.run(_remove, name, version)
         )
 
     async def give_password(self, principal: Principal, name: str, password: Secret) -> None:
@@ -217,7 +217,7 @@ class Accounts:
     ) -> None:
         hashed = await self._hashes.make(password)
         await self._audit.perform(
-            _actor(principal),
+            actor_of(principal),
             "password-change",
             {"user": name, "temporary": expires is not None},
             lambda: self._store.run(_set_password, name, hashed, old, expires),
@@ -286,10 +286,6 @@ def _current(connection: Connection, name: str, version: int | None) -> User:
 def _check_last(administrators: list[str], name: str, stays: bool) -> None:
     if administrators == [name] and not stays:
         raise LastAdministrator(name=name)
-
-
-def _actor(principal: Principal) -> Actor:
-    return Actor(principal.name, principal.address)
 
 
 def _told(selectors: Sequence[str] | None) -> dict[str, Value]:

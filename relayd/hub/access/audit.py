@@ -30,10 +30,11 @@ from twisted.logger import Logger
 from relayd.audit.chain import Chain
 from relayd.audit.events import LONGEST, MAX_NAME, Record, clip, length_in_line
 from relayd.audit.keeping import Keeping
-from relayd.audit.key import command_digest, key_file, read_key
+from relayd.audit.key import command_digest
 from relayd.audit.refusals import INTERVAL, RefusalLimiter
-from relayd.audit.writer import RETRY, AuditWriter, NotWritten, unusable
+from relayd.audit.writer import RETRY, AuditWriter, NotWritten, key_in
 from relayd.hub.access.errors import AuditUnavailable
+from relayd.hub.access.permissions import Principal
 from relayd.language.errors import DescribedError
 from relayd.language.texts import printable
 
@@ -83,6 +84,11 @@ class Actor(Struct, frozen=True):
 
     principal: str
     address: str
+
+
+def actor_of(principal: Principal) -> Actor:
+    """Somebody who asks the hub for something."""
+    return Actor(principal.name, principal.address)
 
 
 class HubAuditSettings(Struct, frozen=True, kw_only=True):
@@ -148,11 +154,7 @@ class HubAudit:
 
         :raises ConfigError: when it cannot be opened.
         """
-        path = key_file(self._settings.state_dir)
-        try:
-            self._key = read_key(path, make=True)
-        except (OSError, ValueError) as error:
-            raise unusable(path, error) from None
+        self._key = key_in(self._settings.state_dir)
         self._writer.start()
 
     def close(self) -> Deferred[None]:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError
 
-from relayd.hub.access.audit import DONE, Actor, HubAudit
+from relayd.hub.access.audit import DONE, Actor, HubAudit, actor_of
 from relayd.hub.access.errors import AuditUnavailable, LoginFailed, LoginsBusy, LoginThrottled, NoSuchSession
 from relayd.hub.access.password_hashes import PasswordHashes
 from relayd.hub.access.password_rules import is_possible
@@ -160,7 +160,7 @@ class Logins:
         """End the session of *principal*."""
         digest = digest_of_session(session_id)
         if digest is not None:
-            actor = Actor(principal.name, principal.address)
+            actor = actor_of(principal)
             await self._audit.perform(actor, "logout", {}, lambda: self._store.run(sessions.remove, digest))
 
     async def list_sessions(self, principal: Principal, session_id: Secret) -> list[SessionSeen]:
@@ -187,7 +187,7 @@ class Logins:
         :param handle: see `SessionSeen`.
         :raises NoSuchSession: when the user has none of that handle.
         """
-        actor = Actor(principal.name, principal.address)
+        actor = actor_of(principal)
 
         async def end() -> None:
             if not await self._store.run(_end_session, principal.user_id, handle):

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from relayd.hub.access.audit import Actor, HubAudit, Value
+from relayd.hub.access.audit import HubAudit, Value, actor_of
 from relayd.hub.access.errors import NoSuchToken, TokenExists, TooManyTokens, Unusable
 from relayd.hub.access.permissions import Permission, Principal, parse_scopes
 from relayd.hub.access.secret_texts import digest_of_token, new_api_token
@@ -93,7 +93,7 @@ class Tokens:
                 raise TokenExists(user=principal.user, name=name) from None
 
         fields: dict[str, Value] = {"token": f"{principal.user}/{name}", "scopes": list(token.scopes)}
-        await self._audit.perform(Actor(principal.name, principal.address), "token-add", fields, add)
+        await self._audit.perform(actor_of(principal), "token-add", fields, add)
         return token, text
 
     async def revoke(self, principal: Principal, token_id: str) -> None:
@@ -111,7 +111,7 @@ class Tokens:
         if not own and not principal.may(Permission.ACCESS_ADMIN):
             raise NoSuchToken
         await self._audit.perform(
-            Actor(principal.name, principal.address),
+            actor_of(principal),
             "token-revoke",
             {"token": f"{user.name}/{token.name}"},
             lambda: self._store.run(api_tokens.revoke, token.id, self._now()),

@@ -166,7 +166,7 @@ class Application:
         address = client_address(peer, headers.get("x-forwarded-for", ""), settings.proxies) or peer
         if is_within(peer, settings.proxies):
             secure = headers.get("x-forwarded-proto", "https" if secure else "http").strip().lower() == "https"
-        self._take(self._addresses, address, address)
+        self._take(self._addresses, address)
         authority = check_host(parsed.authority or headers.get("host"), version, settings.names)
         route, parameters = self.router.find(method.decode("ascii"), parsed.segments)
         head = Head(
@@ -219,7 +219,7 @@ class Application:
         principal = await self._gate.authenticate(head)
         if principal is None:
             raise NotAuthenticated(reason=Text("it has none"))
-        self._take(self._principals, principal.name, principal.name)
+        self._take(self._principals, principal.name)
         return principal
 
     def _authorize(self, route: Route, principal: Principal | None) -> None:
@@ -245,7 +245,6 @@ class Application:
             parameters=head.parameters,
             query=query,
             body=document,
-            media_type=media_type_of(headers.get("content-type", "")),
             address=head.address,
             secure=head.secure,
             request_id=head.request_id,
@@ -297,10 +296,10 @@ class Application:
         _log.failure("Request {request_id}, {route}: internal error", request_id=head.request_id, route=head.route.name)
         return Problem()
 
-    def _take(self, buckets: Buckets, key: str, whom: str) -> None:
+    def _take(self, buckets: Buckets, key: str) -> None:
         wait = buckets.take(key, self._clock.seconds())
         if wait > 0:
-            raise TooManyRequests(whom=whom, seconds=_whole(wait))
+            raise TooManyRequests(whom=key, seconds=_whole(wait))
 
 
 def _whole(seconds: float) -> int:

@@ -4,7 +4,6 @@ Reads the body of a request: JSON into a type, with bounds on what nobody needs.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -18,7 +17,6 @@ T = TypeVar("T")
 
 #: Levels of arrays and objects in one another.
 MAX_DEPTH: Final = 32
-_BYTE: Final = re.compile(r" \(byte \d+\)$")
 
 
 def read_json(data: bytes, kind: type[T]) -> T:
@@ -56,7 +54,7 @@ def _decode(data: bytes) -> object:
     except UnicodeDecodeError:
         reason = str(Text("it is not UTF-8"))
     except msgspec.MsgspecError as error:
-        reason = _BYTE.sub(r"\g<0>", str(error)).removeprefix("JSON is malformed: ")
+        reason = str(error).removeprefix("JSON is malformed: ")
     raise NotJson(reason=reason)
 
 

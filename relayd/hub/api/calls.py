@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -15,10 +15,6 @@ from relayd.hub.access.permissions import Principal
 
 Q = TypeVar("Q")
 B = TypeVar("B")
-
-#: Items of a list, where the request does not say how many, and at most.
-DEFAULT_LIMIT: Final = 100
-MAX_LIMIT: Final = 1000
 
 
 class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,7 +30,6 @@ class Call(Generic[Q, B]):
     :ivar parameters: of the path.
     :ivar query: a struct of the route's type.
     :ivar body: of the route's type; ``None`` where it takes none.
-    :ivar media_type: of the body; empty without.
     :ivar address: the client's, behind proxies that are trusted.
     :ivar secure: whether it came over TLS, at least to such a proxy.
     :ivar request_id: names it in logs.
@@ -45,7 +40,6 @@ class Call(Generic[Q, B]):
     parameters: Mapping[str, str]
     query: Q
     body: B
-    media_type: str
     address: str
     secure: bool
     request_id: str

@@ -37,20 +37,6 @@ def parse_tags(header: str, value: str) -> list[tuple[bool, str]] | None:
     return tags
 
 
-def require_match(if_match: str | None, version: int) -> None:
-    """
-    Hold a change against the version that is there.
-
-    :raises ConditionMissing: without the header.
-    :raises Changed: when it names another version; a weak tag matches nothing.
-    """
-    if if_match is None:
-        raise ConditionMissing
-    tags = parse_tags("If-Match", if_match)
-    if tags is not None and (False, entity_tag(version)) not in tags:
-        raise Changed
-
-
 def expected_version(if_match: str | None) -> int | None:
     """
     The version that a change is for, to be compared where it is written; ``None`` for ``*``: whichever is there.

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from relayd.hub.access import errors as access
 from relayd.hub.access.permissions import Permission
+from relayd.hub.access.secret_texts import SECURE_COOKIE
 from relayd.hub.api.problems import (
     PROBLEM_JSON,
     BodyTooLarge,
@@ -94,7 +95,7 @@ def document(routes: Iterable[Route], version: str) -> Schema:
                 "session": {
                     "type": "apiKey",
                     "in": "cookie",
-                    "name": "__Host-relayd-hub",
+                    "name": SECURE_COOKIE,
                     "description": "What POST /session gives. To change something takes X-CSRF-Token, too.",
                 },
             },

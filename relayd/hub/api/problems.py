@@ -254,13 +254,17 @@ class ConditionMissing(Problem):
 # Who may do what -----------------------------------------------------------------------------------------------------
 
 
+#: What is asked for where nobody has shown who they are (RFC 9110, section 11.6.1).
+AUTHENTICATE: Final = {"WWW-Authenticate": 'Bearer realm="relayd-hub"'}
+
+
 class NotAuthenticated(Problem):
     """The request needs a session or an API token: {reason}."""
 
     code, status, title = "not-authenticated", 401, "Not authenticated"
 
     def __init__(self, *, reason: str) -> None:
-        super().__init__(reason=reason, headers={"WWW-Authenticate": 'Bearer realm="relayd-hub"'})
+        super().__init__(reason=reason, headers=AUTHENTICATE)
 
 
 class CrossSite(Problem):

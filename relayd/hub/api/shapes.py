@@ -4,6 +4,7 @@ What the shapes of several resources have in common: times, lists, pages.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Generic, TypeVar
 
@@ -11,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from relayd.hub.store.paging import MOST, USUAL, Page
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -47,9 +49,10 @@ class Listing(Struct, Generic[T], frozen=True, kw_only=True):
     next: str | UnsetType = UNSET
 
 
-def listing(page: Page[T]) -> Listing[T]:
-    """A page of the store."""
-    return Listing(items=page.items, next=UNSET if page.next_cursor is None else page.next_cursor)
+def listing(page: Page[S], shape: Callable[[S], T]) -> Listing[T]:
+    """A page of the store, each item in its shape."""
+    next_cursor = UNSET if page.next_cursor is None else page.next_cursor
+    return Listing(items=[shape(each) for each in page.items], next=next_cursor)
 
 
 def moment(microseconds: int) -> datetime:

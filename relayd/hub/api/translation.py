@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from relayd.hub.access import errors as access
-from relayd.hub.api.problems import InvalidRequest, Mistake, Problem
+from relayd.hub.api.problems import AUTHENTICATE, InvalidRequest, Mistake, Problem
 from relayd.hub.inventory import errors as inventory
 from relayd.hub.inventory.checks import HostMistake
 from relayd.hub.inventory.credentials import CredentialMistake
@@ -20,7 +20,6 @@ from relayd.hub.runs import errors as runs
 from relayd.hub.store import errors as store
 from relayd.language.errors import DescribedError
 
-_AUTHENTICATE: Final = {"WWW-Authenticate": 'Bearer realm="relayd-hub"'}
 #: Seconds after which what is unavailable may be tried again.
 _SOON: Final = 2
 
@@ -36,14 +35,14 @@ class Status(Struct, frozen=True):
 _CONFLICT: Final = Status(409, "Conflict")
 _NOT_FOUND: Final = Status(404, "Not found")
 _FORBIDDEN: Final = Status(403, "Forbidden")
-_UNAUTHENTICATED: Final = Status(401, "Not authenticated", _AUTHENTICATE)
+_UNAUTHENTICATED: Final = Status(401, "Not authenticated", AUTHENTICATE)
 _CHANGED: Final = Status(412, "Changed in the meantime")
 _INVALID: Final = Status(422, "Invalid request")
 _UNAVAILABLE: Final = Status(503, "Unavailable", {"Retry-After": str(_SOON)})
 
 #: By class; an error's nearest class decides.
 STATUSES: Final[dict[type[DescribedError], Status]] = {
-    access.LoginFailed: Status(401, "Wrong user or password", _AUTHENTICATE),
+    access.LoginFailed: Status(401, "Wrong user or password", AUTHENTICATE),
     access.LoginThrottled: Status(429, "Too many logins"),
     access.LoginsBusy: Status(503, "Too many logins"),
     access.LoginInsecure: _FORBIDDEN,

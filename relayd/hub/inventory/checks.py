@@ -88,11 +88,12 @@ def checked_host(given: Mapping[str, Any]) -> Host:
                 raise HostMistake(name, error.text) from None
     if "name" not in values:
         raise HostMistake("name", "is missing")
-    values.setdefault("address", values["name"])
-    try:
-        fields.host("address", values["address"])
-    except fields.Invalid as error:
-        raise HostMistake("address", error.text) from None
+    if "address" not in values:  # one that is given was checked with the others
+        values["address"] = values["name"]
+        try:
+            fields.host("address", values["address"])
+        except fields.Invalid as error:
+            raise HostMistake("address", error.text) from None
     return Host(**values)
 
 

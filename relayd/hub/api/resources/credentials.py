@@ -22,7 +22,6 @@ from relayd.hub.store import credentials
 from relayd.hub.store.errors import BadCursor, Changed, Conflict, NotFound, StillReferred
 from relayd.hub.store.host_records import Method, StoredCredential
 from relayd.hub.store.ids import new_id
-from relayd.hub.store.paging import Page
 from relayd.network.threads import in_pool
 from relayd.wire.secret import Secret
 
@@ -102,7 +101,7 @@ def _given(body: NewCredential | CredentialPatch) -> dict[str, str]:
 async def list_credentials(hub: Hub, call: Call[PageQuery, None]) -> Listing[CredentialShape]:
     """By name."""
     page = await hub.store.read(credentials.page_of_credentials, cursor=call.query.cursor, limit=call.query.limit)
-    return listing(Page([_shape(each) for each in page.items], page.next_cursor))
+    return listing(page, _shape)
 
 
 async def add_credential(hub: Hub, call: Call[NoQuery, NewCredential]) -> Answer:

@@ -25,7 +25,6 @@ from relayd.hub.inventory.checks import FIELDS, checked_host
 from relayd.hub.store import hosts
 from relayd.hub.store.errors import BadCursor, Changed, Conflict, NotFound
 from relayd.hub.store.host_records import LabelCount, StoredHost
-from relayd.hub.store.paging import Page
 from relayd.language.texts import Fault
 
 Labels = Annotated[
@@ -126,7 +125,7 @@ async def list_hosts(hub: Hub, call: Call[HostQuery, None]) -> Listing[HostShape
     query = call.query
     selector = None if query.selector is None else _selector(query.selector)
     page = await hub.store.read(hosts.page_of_hosts, selector=selector, cursor=query.cursor, limit=query.limit)
-    return listing(Page([_shape(host) for host in page.items], page.next_cursor))
+    return listing(page, _shape)
 
 
 def _selector(text: str) -> Selector:

@@ -20,7 +20,6 @@ from relayd.hub.relays.administration import RelayView
 from relayd.hub.relays.enrolment import settings_text
 from relayd.hub.relays.errors import BadRelay, EnrolmentRefused
 from relayd.hub.store.errors import BadCursor, Changed, Conflict, NotFound, StillReferred
-from relayd.hub.store.paging import Page
 from relayd.wire.secret import Secret
 
 Networks = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=100)]
@@ -165,7 +164,7 @@ def _answer(view: RelayView, **more: Any) -> Answer:
 async def list_relays(hub: Hub, call: Call[PageQuery, None]) -> Listing[RelayShape]:
     """By name."""
     page = await hub.relays.fetch(call.query.cursor, call.query.limit)
-    return listing(Page([_shape(view) for view in page.items], page.next_cursor))
+    return listing(page, _shape)
 
 
 async def add_relay(hub: Hub, call: Call[NoQuery, NewRelay]) -> Answer:

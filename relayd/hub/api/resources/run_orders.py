@@ -14,7 +14,7 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from relayd.hub.access.errors import HostsForbidden
-from relayd.hub.access.limits import may_stop, outside
+from relayd.hub.access.limits import allowed, forbidden, may_stop, outside
 from relayd.hub.access.permissions import Permission, Principal
 from relayd.hub.api.calls import Answer, Call, NoQuery
 from relayd.hub.api.conditions import entity_tag
@@ -22,7 +22,7 @@ from relayd.hub.api.hub import Hub
 from relayd.hub.api.problems import KeyReused
 from relayd.hub.api.resources.dry_runs import DryRun, dry_run_shape
 from relayd.hub.api.resources.invocations import InvocationShape, invocation_shape
-from relayd.hub.api.resources.runs import RunShape, run_shape
+from relayd.hub.api.resources.runs import RunShape, get_run, run_shape
 from relayd.hub.api.routes import Idempotency, Route
 from relayd.hub.api.shapes import Given
 from relayd.hub.decisions.ends import Rerun
@@ -56,13 +56,6 @@ class _Host(Struct, frozen=True):
     there: bool
 
 
-def allowed_of(principal: Principal) -> Callable[[Any], bool] | None:
-    """Whether somebody may run commands on a host; ``None``: on all."""
-    if principal.limits is None:
-        return None
-    return lambda host: not outside(principal, [host], _read_selector)
-
-
 def _read_selector(text: str) -> Callable[[Any], bool]:
     selector = parse(text)
     return lambda host: getattr(host, "there", True) and selector.matches(host)
@@ -72,7 +65,8 @@ async def order(hub: Hub, call: Call[NoQuery, Order]) -> Answer:
     """It is stored when the answer comes; the same order with the same key is one run."""
     who = call.who
     try:
-        run = await hub.engine.create(call.body, who.name, key=call.headers["idempotency-key"], allowed=allowed_of(who))
+        may_use, key = allowed(who, _read_selector), call.headers["idempotency-key"]
+        run = await hub.engine.create(call.body, who.name, key=key, allowed=may_use)
     except Conflict:
         raise KeyReused from None
     text = call.body.command if call.body.script is None else call.body.script.text
@@ -82,16 +76,15 @@ async def order(hub: Hub, call: Call[NoQuery, Order]) -> Answer:
 
 async def dry_run(hub: Hub, call: Call[NoQuery, Order]) -> DryRun:
     """Nothing is stored, and nothing sent but a question to relays."""
-    return dry_run_shape(await hub.engine.dry_run(call.body, allowed=allowed_of(call.who)))
+    return dry_run_shape(await hub.engine.dry_run(call.body, allowed=allowed(call.who, _read_selector)))
 
 
 async def rerun(hub: Hub, call: Call[NoQuery, RerunOrder]) -> Answer:
     """A new run, on the hosts as they are now."""
     who, which = call.who, call.body.which
     try:
-        run = await hub.engine.rerun(
-            call.parameters["id"], which, who.name, key=call.headers.get("idempotency-key"), allowed=allowed_of(who)
-        )
+        may_use, key = allowed(who, _read_selector), call.headers.get("idempotency-key")
+        run = await hub.engine.rerun(call.parameters["id"], which, who.name, key=key, allowed=may_use)
     except Conflict:
         raise KeyReused from None
     return _made(run, {"which": str(which)})
@@ -110,63 +103,64 @@ async def pause(hub: Hub, call: Call[NoQuery, None]) -> Answer:
     """Nothing new is sent until it is resumed."""
     await _check_stop(hub, call)
     await hub.engine.pause(call.parameters["id"])
-    return await _run(hub, call)
+    return await get_run(hub, call)
 
 
 async def resume(hub: Hub, call: Call[NoQuery, None]) -> Answer:
     """It goes on where it was."""
-    _, found = await hub.store.read(_hosts_of_run, call.parameters["id"])
-    _refuse(call.who, outside(call.who, found, _read_selector))
+    _, found = await hub.store.read(_hosts_of_run, call.who, call.parameters["id"])
+    if wrong := outside(call.who, found, _read_selector):
+        raise forbidden(call.who, wrong)
     await hub.engine.resume(call.parameters["id"])
-    return await _run(hub, call)
+    return await get_run(hub, call)
 
 
 async def cancel(hub: Hub, call: Call[NoQuery, None]) -> Answer:
     """Nothing new is sent, and relays are asked to end what they have."""
     await _check_stop(hub, call)
     await hub.engine.cancel(call.parameters["id"])
-    return await _run(hub, call)
+    return await get_run(hub, call)
 
 
 async def cancel_invocation(hub: Hub, call: Call[NoQuery, None]) -> InvocationShape:
     """Its run goes on with the others."""
     invocation_id = call.parameters["id"]
-    run, host = await hub.store.read(_host_of_invocation, invocation_id)
+    run, host = await hub.store.read(_host_of_invocation, call.who, invocation_id)
     if not may_stop(call.who, run.created_by, [host], _read_selector):
-        _refuse(call.who, [host])
+        raise forbidden(call.who, [host])
     await hub.engine.cancel_invocation(invocation_id)
     return invocation_shape(await hub.store.read(invocations.get_invocation, invocation_id))
 
 
-async def _run(hub: Hub, call: Call[NoQuery, None]) -> Answer:
-    run = await hub.store.read(runs.get_run, call.parameters["id"])
-    return Answer(body=run_shape(run), etag=entity_tag(run.version))
-
-
 async def _check_stop(hub: Hub, call: Call[NoQuery, None]) -> None:
-    run, found = await hub.store.read(_hosts_of_run, call.parameters["id"])
+    run, found = await hub.store.read(_hosts_of_run, call.who, call.parameters["id"])
     if not may_stop(call.who, run.created_by, found, _read_selector):
-        _refuse(call.who, outside(call.who, found, _read_selector))
+        raise forbidden(call.who, outside(call.who, found, _read_selector))
 
 
-def _refuse(principal: Principal, found: list[_Host]) -> None:
-    if found:
-        names = [host.name for host in found] if principal.may(Permission.INVENTORY_READ) else []
-        raise HostsForbidden(principal=principal.name, names=names, count=len(found))
-
-
-def _hosts_of_run(connection: Connection, run_id: str) -> tuple[runs.Run, list[_Host]]:
+def _hosts_of_run(connection: Connection, who: Principal, run_id: str) -> tuple[runs.Run, list[_Host]]:
+    """A run and its hosts; none of these where no limit asks for them."""
     run = runs.get_run(connection, run_id)
-    there = {host.id: host.labels for host in hosts.all_hosts(connection)}
+    if who.limits is None:
+        return run, []
+    there = _labels(connection, who)
     found = invocations.members_of(connection, run_id)
-    return run, [_Host(each.host_name, there.get(each.host_id, {}), each.host_id in there) for each in found]
+    return run, [_as_selected(each.host_name, each.host_id, there) for each in found]
 
 
-def _host_of_invocation(connection: Connection, invocation_id: str) -> tuple[runs.Run, _Host]:
+def _host_of_invocation(connection: Connection, who: Principal, invocation_id: str) -> tuple[runs.Run, _Host]:
     found = invocations.get_invocation(connection, invocation_id)
-    there = {host.id: host.labels for host in hosts.all_hosts(connection)}
-    host = _Host(found.host_name, there.get(found.host_id, {}), found.host_id in there)
+    host = _as_selected(found.host_name, found.host_id, _labels(connection, who))
     return runs.get_run(connection, found.run_id), host
+
+
+def _labels(connection: Connection, who: Principal) -> dict[str, Mapping[str, str]]:
+    """The labels of all hosts by their ids; not read where no limit asks for them."""
+    return {} if who.limits is None else {host.id: host.labels for host in hosts.all_hosts(connection)}
+
+
+def _as_selected(name: str, host_id: str, there: Mapping[str, Mapping[str, str]]) -> _Host:
+    return _Host(name, there.get(host_id, {}), host_id in there)
 
 
 _WRITE: Final = Permission.RUNS_WRITE

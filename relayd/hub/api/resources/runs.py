@@ -161,7 +161,7 @@ async def list_runs(hub: Hub, call: Call[RunQuery, None]) -> Listing[RunShape]:
     """The newest first."""
     query = call.query
     page = await hub.store.read(runs.list_runs, created_by=query.created_by, cursor=query.cursor, limit=query.limit)
-    return listing(Page([run_shape(run) for run in page.items], page.next_cursor))
+    return listing(page, run_shape)
 
 
 async def get_run(hub: Hub, call: Call[NoQuery, None]) -> Answer:
@@ -181,7 +181,7 @@ async def list_invocations(hub: Hub, call: Call[InvocationQuery, None]) -> Listi
         )
 
     page = await hub.store.read(read, call.parameters["id"])
-    return listing(Page([invocation_shape(each) for each in page.items], page.next_cursor))
+    return listing(page, invocation_shape)
 
 
 async def list_groups(hub: Hub, call: Call[GroupQuery, None]) -> Listing[GroupShape]:

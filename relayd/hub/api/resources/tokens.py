@@ -17,7 +17,6 @@ from relayd.hub.api.routes import Anyone, Route
 from relayd.hub.api.shapes import Given, Listing, Name, PageQuery, Shape, listing, microseconds, moment, moment_or_none
 from relayd.hub.store.api_tokens import ApiToken
 from relayd.hub.store.errors import BadCursor
-from relayd.hub.store.paging import Page
 
 
 class TokenShape(Shape, frozen=True, kw_only=True):
@@ -88,7 +87,7 @@ async def list_tokens(hub: Hub, call: Call[TokenQuery, None]) -> Listing[TokenSh
     page = await hub.access.tokens.list_page(
         call.who, everybody=query.everybody, cursor=query.cursor, limit=query.limit
     )
-    return listing(Page([_shape(token) for token in page.items], page.next_cursor))
+    return listing(page, _shape)
 
 
 async def make_token(hub: Hub, call: Call[NoQuery, NewToken]) -> MadeToken:

@@ -31,7 +31,6 @@ from relayd.hub.api.hub import Hub
 from relayd.hub.api.routes import Anyone, Precondition, Route
 from relayd.hub.api.shapes import Given, Listing, Name, PageQuery, Shape, listing, moment, moment_or_none
 from relayd.hub.store.errors import BadCursor
-from relayd.hub.store.paging import Page
 from relayd.hub.store.users import User
 from relayd.wire.secret import Secret
 
@@ -109,7 +108,7 @@ def _answer(user: User, **more: Any) -> Answer:
 async def list_users(hub: Hub, call: Call[PageQuery, None]) -> Listing[UserShape]:
     """By name."""
     page = await hub.access.accounts.list_page(call.who, call.query.cursor, call.query.limit)
-    return listing(Page([_shape(user) for user in page.items], page.next_cursor))
+    return listing(page, _shape)
 
 
 async def add_user(hub: Hub, call: Call[NoQuery, NewUser]) -> Answer:

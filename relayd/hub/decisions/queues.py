@@ -82,7 +82,7 @@ class Queues:
     def relay_for(self, slot: int) -> str | None:
         """The relay to which it can be sent now."""
         aim = self._aims[slot]
-        if self._per_host is not None and not self._places.has((HOST, aim.host), self._per_host):
+        if not self._host_has_room(slot):
             return None
         for relay in aim.relays:
             if relay in self._online and self._places.has((RELAY, relay), self._per_relay):
@@ -96,7 +96,7 @@ class Queues:
     def park(self, slot: int) -> None:
         """It cannot be sent now: look again when something has changed for it."""
         aim = self._aims[slot]
-        if self._per_host is not None and not self._places.has((HOST, aim.host), self._per_host):
+        if not self._host_has_room(slot):
             self._wait_for_host(slot)
         for relay in aim.relays:
             self._heap_of(relay).push(slot)
@@ -144,6 +144,9 @@ class Queues:
                         return slot, relay
                     self._wait_for_host(slot)
         return None
+
+    def _host_has_room(self, slot: int) -> bool:
+        return self._places.has((HOST, self._aims[slot].host), self._per_host)
 
     def _heap_of(self, relay: str) -> _Heap:
         heap = self._parked.get(relay)

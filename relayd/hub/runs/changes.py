@@ -59,8 +59,6 @@ class Work(Struct, kw_only=True):
     """One transaction."""
 
     rows: dict[str, dict[str, Any]]
-    #: The run of each row.
-    run_of: dict[str, str]
     anew: list[tuple[str, str]]
     chunks: list[tuple[NewChunk, int]]
     progress: list[Progress]
@@ -112,7 +110,6 @@ class Changes:
         self._busy = False
         self._stopped = False
         self._idle: list[Deferred[None]] = []
-        self._logins: list[tuple[str, Callable[[Login | Text], None]]] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -121,7 +118,7 @@ class Changes:
         self._run_of: dict[str, str] = {}
         self._anew: list[tuple[str, str]] = []
         self._chunks: list[NewChunk] = []
-        self._logins = []
+        self._logins: list[tuple[str, Callable[[Login | Text], None]]] = []
         self._after: list[tuple[str | None, Callable[[], None], Callable[[Exception], None] | None]] = []
         self.bytes_waiting = 0
 
@@ -167,7 +164,7 @@ class Changes:
         :param invocation_id: fails if what has changed of this invocation can never be stored.
         """
         stored: Deferred[None] = Deferred()
-        self._after.append((invocation_id, lambda: _fire(stored), lambda error: _fail(stored, error)))
+        self._after.append((invocation_id, partial(stored.callback, None), stored.errback))
         self.run(run_id)
         return stored
 
@@ -209,7 +206,6 @@ class Changes:
             known.change = self._progress(run_id, numbers[run_id] + 1).change
         work = Work(
             rows=self._rows,
-            run_of=self._run_of,
             anew=self._anew,
             chunks=chunks,
             progress=list(progress.values()),
@@ -321,17 +317,7 @@ class Changes:
 
 def _part(work: Work, **fields: Any) -> Work:
     nothing: dict[str, Any] = {"rows": {}, "anew": [], "chunks": [], "progress": [], "snapshots": []}
-    return Work(**nothing | fields, run_of=work.run_of, again=work.again)
-
-
-def _fire(stored: Deferred[None]) -> None:
-    if not stored.called:
-        stored.callback(None)
-
-
-def _fail(stored: Deferred[None], error: Exception) -> None:
-    if not stored.called:
-        stored.errback(error)
+    return Work(**nothing | fields, again=work.again)
 
 
 def _shield(function: Callable[..., None], *arguments: Any) -> None:

@@ -45,7 +45,7 @@ from relayd.hub.runs.ordering import (
     place_order,
     place_rerun,
 )
-from relayd.hub.runs.orders import Order, check_order, command_for, digest_of, stored_template
+from relayd.hub.runs.orders import DEFAULT_TIMEOUT, Order, check_order, command_for, digest_of, stored_template
 from relayd.hub.store.errors import NotFound, StoreBusy
 from relayd.hub.store.ids import new_id
 from relayd.hub.store.invocations import Due, due, get_invocation
@@ -117,7 +117,6 @@ class Engine:
         self._slots: dict[str, tuple[OpenRun, int]] = {}
         #: Runs that are stored, or being stored, and not here yet.
         self._coming: set[str] = set()
-        self._logins: dict[str, Login | Text] = {}
         self._watchers: dict[str, dict[object, Callable[[], None]]] = {}
         self._timers: list[IDelayedCall] = []
 
@@ -170,7 +169,7 @@ class Engine:
             former = await self._store.read(get_run, run_id)
             digest = f"rerun {run_id} {which}".encode()
             request = Request(created_by=created_by, key=key, digest=digest, allowed=allowed)
-            template = stored_template({**former.command, "secrets": False}, None)
+            template = stored_template(former.command, None)
             return await self._place(place_rerun, run_id, which, request, template)
 
         return _detached(make())
@@ -231,11 +230,6 @@ class Engine:
     def open(self) -> Mapping[str, OpenRun]:
         """The runs that have not ended, by id."""
         return self._runs
-
-    @property
-    def online(self) -> Mapping[str, str]:
-        """The relays that are connected, with the journal of each."""
-        return self._online
 
     # What relays tell (`relayd.hub.links.links.LinkObserver`)
 
@@ -305,10 +299,15 @@ class Engine:
 
     # Ours: effects
 
-    def _do(self, run: OpenRun, effects: Effects) -> None:
+    def _do(self, run: OpenRun, effects: Effects, login: Login | Text | None = None) -> None:
+        """
+        Do what a run's machine decided.
+
+        :param login: for what is written for the first time.
+        """
         run.do(effects)
         while run.to_send or run.to_write or run.to_ask:
-            self._carry_out(run)
+            self._carry_out(run, login)
         if run.over and not run.leaving:
             run.leaving = True
             self._changes.after(partial(self._forget, run))
@@ -317,14 +316,13 @@ class Engine:
                 if (other := self._runs.get(name)) is not None:
                     self._do(other, other.machine.freed(where, self._now()))
 
-    def _carry_out(self, run: OpenRun) -> None:
+    def _carry_out(self, run: OpenRun, login: Login | Text | None) -> None:
         to_send, run.to_send = run.to_send, []
         for store in to_send:
             self._changes.login(run.snapshots[store.slot], partial(self._is_stored, run, store))
         to_write, run.to_write = run.to_write, []
         for write in to_write:
-            login = self._logins.pop(run.ids[write.slot], None)
-            if login is not None:
+            if login is not None and not write.again:
                 self._write(run, write, login)
             else:
                 found = self._store.read(self._inventory.logins, [run.snapshots[write.slot]])
@@ -334,10 +332,7 @@ class Engine:
             self._ask(run, ask)
 
     def _is_stored(self, run: OpenRun, store: Store, login: Login | Text) -> None:
-        command_id = run.ids[store.slot]
-        self._logins[command_id] = login
-        self._do(run, run.machine.stored(store.slot, store.number, self._now()))
-        self._logins.pop(command_id, None)
+        self._do(run, run.machine.stored(store.slot, store.number, self._now()), login)
 
     def _write_again(self, run: OpenRun, write: Write, logins: Sequence[Login | Text]) -> None:
         if run.machine.wants(write.slot):
@@ -440,7 +435,7 @@ class Engine:
         wait_until: int,
         loaded: Loaded | None = None,
     ) -> OpenRun:
-        seconds = float(run.command.get("timeout", 0)) or 3600.0
+        seconds = float(run.command.get("timeout", DEFAULT_TIMEOUT))
         settings = self._settings
         plan = Plan(
             run=run.id,
@@ -587,11 +582,6 @@ def _say_foreign(proxy_id: str, command_id: str) -> None:
 
 def _detached(coroutine: Any) -> Deferred[Any]:
     """Of a coroutine that goes on to its end also if nobody waits any more: what it stores, it also takes up."""
-    waiting: Deferred[Any] = Deferred(lambda _: None)
-
-    def done(outcome: Any) -> None:
-        if not waiting.called:
-            waiting.callback(outcome)
-
-    Deferred.fromCoroutine(coroutine).addBoth(done)
+    waiting: Deferred[Any] = Deferred()
+    Deferred.fromCoroutine(coroutine).addBoth(waiting.callback)
     return waiting

@@ -15,7 +15,7 @@ from relayd.hub.runs.open_run import AFTER_END, values_of
 from relayd.hub.runs.outputs import Outputs
 from relayd.hub.store.errors import NotFound, StoreUnavailable
 from relayd.hub.store.invocations import get_invocation, save_changes
-from relayd.hub.store.output import NewChunk, add_chunks, delete_stream
+from relayd.hub.store.output import STREAMS, NewChunk, add_chunks, delete_stream
 from relayd.hub.store.runs import get_run, next_change, recount
 from relayd.language.texts import Text
 from relayd.wire.messages import CommandResult
@@ -61,10 +61,13 @@ def record_late(connection: Connection, relay: str, result: CommandResult) -> La
     values |= {"former_end": correction.former, "change": next_change(connection, run.id)}
     save_changes(connection, {known.id: values})
     if run.output_deleted_at is None:
-        for stream in ("stdout", "stderr"):
+        for stream in STREAMS:
             delete_stream(connection, known.id, stream)
-        for piece in kept.pieces:
-            chunk = NewChunk(known.id, run.id, piece.sequence, piece.stream, piece.offset, piece.data)
-            add_chunks(connection, [(chunk, next_change(connection, run.id))])
+        chunks = [
+            NewChunk(known.id, run.id, piece.sequence, piece.stream, piece.offset, piece.data) for piece in kept.pieces
+        ]
+        if chunks:
+            last = next_change(connection, run.id, len(chunks))
+            add_chunks(connection, list(zip(chunks, range(last - len(chunks) + 1, last + 1), strict=True)))
     recount(connection, run.id)
     return Late(known=True, run_id=run.id, former=correction.former, end=correction.end)

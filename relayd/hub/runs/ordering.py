@@ -126,7 +126,7 @@ def place_order(
         id=run_id,
         created_by=request.created_by,
         created_at=now,
-        command=open_part(checked),
+        command=open_part(checked, has_secrets=secret is not None),
         selector=order.selector or f"name in ({', '.join(order.hosts[:_LISTED])})",
         rollout=checked.rollout.to_builtins() | checked.budget.to_builtins(),
         deliver_until=None if within is None else now + round(within * 1e6),

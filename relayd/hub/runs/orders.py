@@ -207,8 +207,12 @@ class _Secrets(Struct, frozen=True, kw_only=True, omit_defaults=True):
     become_password: str | None = None
 
 
-def open_part(checked: CheckedOrder) -> dict[str, Any]:
-    """What is stored of an order as it is: nothing that is secret."""
+def open_part(checked: CheckedOrder, *, has_secrets: bool) -> dict[str, Any]:
+    """
+    What is stored of an order as it is: nothing that is secret.
+
+    :param has_secrets: whether it has a `secret_part`.
+    """
     kept: dict[str, Any] = msgspec.to_builtins(checked.order)
     for name in ("stdin", "hosts", "note", "selector"):
         kept.pop(name, None)
@@ -216,7 +220,7 @@ def open_part(checked: CheckedOrder) -> dict[str, Any]:
         kept["env"] = sorted(checked.order.env)
     if isinstance(kept.get("become"), dict):
         kept["become"] = {name: value for name, value in kept["become"].items() if name != "password"}
-    if _secrets_of(checked.template) != _Secrets():
+    if has_secrets:
         kept["secrets"] = True
     return kept
 

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from relayd.hub.store.output import MAX_CHUNK, STREAMS, Stream
 from relayd.wire.messages import CommandOutput, CommandResult
@@ -103,7 +104,7 @@ class Outputs:
                 kept.sizes[stream] = written
             else:
                 self._take(kept, stream, data, written if result.details.truncated else 0)
-        return Kept(pieces=kept.pieces, anew=kept.anew, kept=kept.kept, sizes=kept.sizes, digest=digest.digest())
+        return replace(kept, digest=digest.digest())
 
     def _has_all(self, stream: Stream, written: int, extended: bool) -> bool:
         """Whether what came while it ran is all that it wrote, as far as that is to be kept."""

@@ -213,9 +213,9 @@ def save_progress(
     connection.execute(update(runs).where(runs.c.id == run_id).values(values))
 
 
-def next_change(connection: Connection, run_id: str) -> int:
-    """A new number for a change of a run that has ended."""
-    connection.execute(update(runs).where(runs.c.id == run_id).values(change=runs.c.change + 1))
+def next_change(connection: Connection, run_id: str, count: int = 1) -> int:
+    """New numbers for changes of a run that has ended; gives the last one."""
+    connection.execute(update(runs).where(runs.c.id == run_id).values(change=runs.c.change + count))
     number: int = connection.execute(select(runs.c.change).where(runs.c.id == run_id)).scalar_one()
     return number
 

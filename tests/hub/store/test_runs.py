@@ -11,7 +11,6 @@ from sqlalchemy import Connection, select
 from relayd.hub.decisions.states import InvocationState, RunState
 from relayd.hub.store import invocations, output, runs
 from relayd.hub.store.errors import BadCursor, Conflict, NotFound
-from relayd.hub.store.events import events_since
 from relayd.hub.store.output import NewChunk
 from relayd.hub.store.runs import NewInvocation, NewRun, Run
 from relayd.hub.store.tables import invocations as table
@@ -169,19 +168,19 @@ class OutputTests(OnBothStores):
             {"r1-0": {"state": InvocationState.ACCEPTED, "change": 2}, "r1-1": {"exit_code": 3, "change": 4}},
         )
         await self.store.run(runs.save_progress, "r1", 6, RunState.RUNNING, {}, None)
-        events = await self.store.read(events_since, "r1", 0)
-        self.assertEqual([each.change for each in events.changes], [1, 2, 3, 4, 5])
-        self.assertEqual((events.last, events.more), (6, False))
+        self.assertEqual(await self.changes(0, 9), [1, 2, 3, 4, 5])
+        self.assertEqual((await self.store.read(runs.get_run, "r1")).change, 6)
         seen: list[int] = []
-        last = 0
-        while True:
-            events = await self.store.read(events_since, "r1", last, 2)
-            seen += [each.change for each in events.changes]
-            last = events.last
-            if not events.more:
-                break
-        self.assertEqual((seen, last), ([1, 2, 3, 4, 5], 6))
-        self.assertEqual((await self.store.read(events_since, "r1", 6)).changes, [])
+        while found := await self.changes(seen[-1] if seen else 0, 2):
+            seen += found[:2]
+        self.assertEqual(seen, [1, 2, 3, 4, 5])
+        self.assertEqual(await self.changes(6, 9), [])
+
+    async def changes(self, since: int, most: int) -> list[int]:
+        """Of invocations and of outputs, as who shows a run reads them."""
+        rows = await self.store.read(invocations.changed_since, "r1", since, most)
+        pieces = await self.store.read(output.chunks_since, "r1", since, most)
+        return sorted(each.change for each in (*rows, *pieces))
 
     async def test_search(self) -> None:
         """Also for what two pieces have between them."""

@@ -35,7 +35,7 @@ _HEADS = ("option", "meaning", "default", "change")
 _MEANING, _DEFAULT = 46, 35
 #: What is typed, or stands for what is typed.
 _LITERAL = (
-    r"(?<![\w-])(?:--[a-z][a-z-]*|\[PATTERN\]:PORT|[a-z]+://[^\s,;，；、。]*|(?:tcp|unix):[^\s,;，；、。]+|\$[A-Z_]+[^\s;；]*"
+    r"(?<![\w-])(?:--[a-z][a-z-]*|\[PATTERN\]:PORT|[a-z]+://[^\s,;，；、。]*|(?:tcp|unix):[^\s,;，；、。]+|\$[A-Z_]+[^\s,;；]*"
     r"|/var/lib/relayd(?:-hub)?|~/[^\s;]+|STATE_DIR/\w+|max-commands = 64|Name: value|[*?!](?![\w*]))"
 )
 

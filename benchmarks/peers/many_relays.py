@@ -133,7 +133,9 @@ class OneRelay(Protocol):
             self.transport.write(frame(b"43/proxy," + number + body))
 
     def _result(self, command_id: str) -> None:
-        self._owner.all.ran.add(command_id)
+        everything = self._owner.all
+        everything.twice += command_id in everything.ran
+        everything.ran.add(command_id)
         result = {"stdout": f"done by {self._owner.name}", "stderr": "", "exitCode": 0}
         event = ["command_result", {"commandId": command_id, "result": result}]
         self.transport.write(frame(b"42/proxy," + _encode(event)))
@@ -190,6 +192,7 @@ class ManyRelays:
     All of them.
 
     :ivar ran: the commands that were run.
+    :ivar twice: how often one came that had run before.
     :ivar confirmed: receipts that came.
     """
 
@@ -197,6 +200,7 @@ class ManyRelays:
         self.host = host
         self.port = port
         self.ran: set[str] = set()
+        self.twice = 0
         self.confirmed = 0
         self._connected: set[str] = set()
         self._relays = [Relay(self, name, key) for name, key in keys.items()]
@@ -220,7 +224,12 @@ class ManyRelays:
 
     def tell(self) -> None:
         """Say how things stand."""
-        line = {"connected": len(self._connected), "ran": len(self.ran), "confirmed": self.confirmed}
+        line = {
+            "connected": len(self._connected),
+            "ran": len(self.ran),
+            "twice": self.twice,
+            "confirmed": self.confirmed,
+        }
         print(json.dumps(line), flush=True)
 
 

@@ -23,13 +23,14 @@ from zope.interface.interface import InterfaceClass, Method
 import relayd
 from relayd import errors
 from relayd.hub import terminal
-from relayd.hub.inventory import errors as _inventory_errors  # noqa: F401 -- for their messages
 from relayd.language.catalogues import translator
 from relayd.language.texts import message_template
 from relayd.ssh.errors import SSHError
 
 #: The source of relayd.
 PACKAGE = Path(relayd.__file__).parent
+for _path in PACKAGE.rglob("errors.py"):  # for their messages
+    import_module(".".join(_path.relative_to(PACKAGE.parent).with_suffix("").parts))
 
 
 class Generated(SphinxDirective):

@@ -70,7 +70,7 @@ def _by_password(hub: Any, user: str) -> Secret:
     cookies = "; ".join(each.partition(";")[0] for each in session.headers.get_all("Set-Cookie") or ())
     own = {"Cookie": cookies, "X-CSRF-Token": str(said.get("csrfToken", ""))}
     if said.get("mustChangePassword"):
-        raise ConfigError(option="--user", reason="has to choose a new password first, with relayctl passwd")
+        raise ConfigError(option="--user", reason="has to choose a new password first: POST /api/v1/me/password")
     machine = re.sub("[^A-Za-z0-9-]+", "-", socket.gethostname().partition(".")[0])[:30].strip("-") or "somewhere"
     name = f"relayctl-{machine}-{time.strftime('%Y%m%d-%H%M%S')}"
     expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + _DAYS * _DAY))

@@ -63,7 +63,11 @@ def extract(
 ) -> Iterable[tuple[int, None, str, list[str]]]:
     """The line and text of each message, as Babel wants them (``babel.messages.extract``)."""
     templates = {kind.__name__ for kind in errors_for_main_servers()}
-    makers = {"Text"} | {kind.__name__ for kind in kinds(*Fault.__subclasses__())}
+    # Those of the hub's decisions are shown in English, whether they are imported or not.
+    faults = [
+        kind for kind in kinds(*Fault.__subclasses__()) if not kind.__module__.startswith("relayd.hub.decisions.")
+    ]
+    makers = {"Text"} | {kind.__name__ for kind in faults}
     for node in ast.walk(ast.parse(file.read())):
         if isinstance(node, ast.ClassDef) and node.name in templates and file.name.endswith("errors.py"):
             yield node.lineno, None, message_template(ast.get_docstring(node) or ""), []

@@ -31,12 +31,12 @@ MAX_HANG_UPS = 5
 HANG_UP_PAUSE = 0.25
 #: Seconds until a host that refused a session is asked for one more than it last gave.
 RAISE_AFTER = 30.0
+#: The same where it is not so cheap to ask: the host did not answer at all, or it takes a connection to find out.
+LEARNED_FOR = 600.0
 #: So many refusals that may have another reason, more than one for each `EARNED` sessions that it gives, show that the
 #: host takes fewer sessions than it is asked for.
 MAX_CROWDED = 3.0
 EARNED = 8
-#: The same where it is not so cheap to ask: the host did not answer at all, or it takes a connection to find out.
-LEARNED_FOR = 600.0
 #: Seconds for which a connection has to live on after a command to show that the host does not end both together.
 SETTLE = 1.0
 
@@ -242,7 +242,7 @@ class PooledHost(Generic[Work]):
         self.raise_at = now + pause
 
     def gave(self) -> None:
-        """It gave a session."""
+        """A session that it gave has ended."""
         if self._crowded:
             self._crowded = max(0.0, self._crowded - 1 / EARNED)
 
